@@ -1,0 +1,57 @@
+# make          ./run and export/export            make test    the tests, in about a minute
+# make check    tests under gcc and clang with ASan and UBSan       make bench   speed
+# make clean    OPENMP=0 builds without threads; CC, CFLAGS, BUILD as usual
+CC      ?= cc
+CFLAGS  ?= -O3 -g
+BUILD   ?= build
+OPENMP  ?= $(shell echo 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo 1 || echo 0)
+WARN     = -Wall -Wextra -Wshadow
+ALL_CFLAGS = -std=gnu11 -ffp-contract=off $(CFLAGS) $(WARN) -MMD -MP $(if $(filter 1,$(OPENMP)),-fopenmp,-Wno-unknown-pragmas)
+LDLIBS   = -lm
+
+ENGINE  = $(wildcard core/*.c) tucker.c model.c tokenizer.c
+EXPORT  = $(filter-out export/export.c,$(wildcard export/*.c))
+TOOLS   = $(wildcard tools/*.c)
+TESTS   = $(wildcard tests/test_*.c)
+obj     = $(patsubst %.c,$(BUILD)/%.o,$(1))
+TEST_BIN = $(patsubst tests/%.c,$(BUILD)/tests/%,$(TESTS))
+
+all: run export/export
+run: $(BUILD)/run
+	@cp $< $@
+export/export: $(BUILD)/export/export
+	@cp $< $@
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c $< -o $@
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+test: all $(TEST_BIN)
+	@tests/run.sh $(TEST_BIN) $(wildcard tests/test_*.sh)
+# The tests again under each compiler with AddressSanitizer and UndefinedBehaviorSanitizer.
+SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+check:
+	@for cc in gcc clang; do command -v $$cc >/dev/null || { echo "no $$cc here"; continue; }; \
+	    $(MAKE) -s BUILD=build/$$cc-asan CC=$$cc OPENMP=0 CFLAGS="$(SANITIZE)" sanitized || exit 1; done
+sanitized: $(TEST_BIN) $(BUILD)/run $(BUILD)/export/export
+	@RUN=$(BUILD)/run EXPORT=$(BUILD)/export/export tests/run.sh $(TEST_BIN) $(filter-out tests/test_house.sh,$(wildcard tests/test_*.sh))
+$(BUILD)/run: $(call obj,run.c $(TOOLS) $(ENGINE))
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(BUILD)/export/export: $(call obj,export/export.c $(EXPORT) $(ENGINE))
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+# The tests for 64-bit ARM, by a cross compiler and an emulator.
+arm:
+	@$(MAKE) -s BUILD=build/arm CC=aarch64-linux-gnu-gcc OPENMP=0 CFLAGS="-O2 -g" LDFLAGS=-static units
+	@tests/run.sh $(patsubst tests/%.c,build/arm/tests/%.sh,$(TESTS))
+units: $(TEST_BIN) $(BUILD)/run $(BUILD)/export/export
+	@for t in $(TEST_BIN); do printf '#!/bin/sh\nexec qemu-aarch64 %s "$$@"\n' $$t >$$t.sh; chmod +x $$t.sh; done
+bench: $(BUILD)/tests/bench_kernels
+	$<
+clean:
+	rm -rf build run export/export
+
+.PHONY: all test check sanitized arm units bench clean
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
