@@ -1,0 +1,394 @@
+// kernels: picks a variant, splits the work among threads, and holds the naive twins. The
+// arithmetic itself is in kernels_template.h. No other file starts threads.
+
+#include "kernels_impl.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+// ---- variants ---------------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+// F16C came before AVX2 on every processor; not every compiler can ask for it.
+static bool has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static bool has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#elif defined(__aarch64__)
+static bool has_neondot(void) {
+#if defined(__ARM_FEATURE_DOTPROD)
+    return true;
+#elif defined(__linux__)
+    return getauxval(AT_HWCAP) >> 20 & 1;     // HWCAP_ASIMDDP
+#else
+    return false;
+#endif
+}
+#endif
+static bool always(void) { return true; }
+
+// Best last.
+static const struct { const Kernels *k; const char *name; bool (*runs)(void); } variants[] = {
+    {&kernels_generic, "generic", always},
+#if defined(__x86_64__)
+    {&kernels_avx2, "avx2", has_avx2},
+    {&kernels_avx512, "avx512", has_avx512},
+#elif defined(__aarch64__)
+    {&kernels_neon, "neon", always},
+    {&kernels_neondot, "neondot", has_neondot},
+#endif
+};
+enum { N_VARIANTS = sizeof variants / sizeof *variants };
+
+static const Kernels *current;
+
+// The best variant up to the cap that runs here; a name unknown here caps nothing.
+void kernels_init(void) {
+    const char *cap = getenv("TENSORLLM_ISA");
+    int last = N_VARIANTS - 1;
+    for (int i = 0; i < N_VARIANTS && cap; i++)
+        if (strcmp(cap, variants[i].name) == 0) last = i;
+    while (!variants[last].runs()) last--;
+    current = variants[last].k;
+}
+
+static const Kernels *kernels(void) {
+    if (!current) kernels_init();
+    return current;
+}
+
+const char *kernels_isa(void) { return kernels()->name; }
+
+int kernels_select(const char *isa) {
+    for (int i = 0; i < N_VARIANTS; i++)
+        if (strcmp(isa, variants[i].name) == 0 && variants[i].runs()) {
+            current = variants[i].k;
+            return 0;
+        }
+    return -1;
+}
+
+// ---- threads ----------------------------------------------------------------------------------------
+
+enum { MAX_THREADS = 256 };
+static int threads;
+
+void threads_set(int n) { threads = n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n; }
+
+int threads_get(void) {
+    if (!threads) {
+        const char *s = getenv("OMP_NUM_THREADS");
+        long n = s ? strtol(s, NULL, 10) : 0;
+        if (n < 1) n = sysconf(_SC_NPROCESSORS_ONLN);
+        threads_set(n > MAX_THREADS ? MAX_THREADS : (int)n);
+    }
+    return threads;
+}
+
+void parallel_for(int64_t n, int64_t grain,
+                  void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
+    if (n <= 0) return;
+#ifdef _OPENMP
+    int64_t parts = n / (grain > 0 ? grain : 1);
+    if (parts > threads_get()) parts = threads_get();
+    if (parts > 1 && !omp_in_parallel()) {
+        #pragma omp parallel num_threads((int)parts)
+        {
+            const int i = omp_get_thread_num(), of = omp_get_num_threads();
+            const int64_t each = n / of, more = n % of;    // the first `more` parts are longer by 1
+            const int64_t begin = i * each + (i < more ? i : more);
+            fn(ctx, begin, begin + each + (i < more), i);
+        }
+        return;
+    }
+#else
+    (void)grain;
+#endif
+    fn(ctx, 0, n, 0);
+}
+
+// Weights times tokens below this many bytes are not worth a second thread.
+enum { GRAIN = 65536 };
+static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
+
+// ---- activations ------------------------------------------------------------------------------------
+
+// A block of 32 activations: 64 bytes, two floats, two integers.
+enum { ACT_BLOCK = 80 };
+
+int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
+    *s = (Scratch){0};
+    size_t size;
+    const size_t blocks = max_cols > 0 ? (size_t)(max_cols - 1) / 32 + 1 : 1;
+    if (max_tokens < 0 || max_cols < 0 ||
+        !mul_size(blocks, (size_t)(max_tokens > 0 ? max_tokens : 1) * ACT_BLOCK, &size) ||
+        (uint64_t)max_tokens > SIZE_MAX / 2 / ACT_BLOCK)
+        return fail(e, "activation scratch: %lld tokens of %lld columns do not fit in memory",
+                    (long long)max_tokens, (long long)max_cols);
+    s->q = alloc(size, 1, "activation scratch", e);
+    if (!s->q) return -1;
+    s->size = size;
+    return 0;
+}
+
+void scratch_free(Scratch *s) {
+    free(s->q);
+    *s = (Scratch){0};
+}
+
+static Act act_of(const Scratch *s, int64_t n, int64_t cols) {
+    const int64_t blocks = n * (cols / 32);
+    Act a;
+    a.q = s->q;
+    a.d = (float *)(void *)(a.q + 64 * blocks);
+    a.s = a.d + blocks;
+    a.bias4 = (int32_t *)(void *)(a.s + blocks);
+    a.bias8 = a.bias4 + blocks;
+    return a;
+}
+
+typedef struct { const float *x; int64_t cols; Act act; } QuantiseJob;
+
+static void quantise_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const QuantiseJob *j = ctx;
+    (void)thread;
+    kernels()->quantise(j->x, begin, end, j->cols, &j->act);
+}
+
+// ---- matmul -----------------------------------------------------------------------------------------
+
+static bool integer_type(int type) { return type == T_Q8_0 || type == T_Q4_0 || type == T_Q4_1; }
+
+static int64_t stride_of(const Mat *w) {
+    size_t bytes = 0;
+    row_size(w->type, w->cols, &bytes);
+    return (int64_t)bytes;
+}
+
+typedef struct { const float *x; int64_t n; const Linear *out; int n_out; Act act; } MatmulJob;
+
+// The matrices stand one behind the other as one run of bytes; a thread takes the rows that begin
+// in its part, in whole groups of 16 so that no group is split.
+static int64_t rows_before(const Mat *w, int64_t stride, int64_t bytes) {
+    if (bytes >= w->rows * stride) return w->rows;
+    return bytes <= 0 ? 0 : bytes / stride / 16 * 16;
+}
+
+static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const MatmulJob *j = ctx;
+    (void)thread;
+    for (int i = 0; i < j->n_out; i++) {
+        const Mat *w = j->out[i].w;
+        const int64_t stride = stride_of(w) + 1;    // + 1: no division by 0 for no columns
+        const int64_t r0 = rows_before(w, stride, begin), r1 = rows_before(w, stride, end);
+        if (r0 < r1 && integer_type(w->type))
+            kernels()->quant_rows(w, r0, r1, &j->act, j->n, j->out[i].y, w->rows);
+        else if (r0 < r1)
+            kernels()->dot_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
+        begin -= w->rows * stride;
+        end -= w->rows * stride;
+    }
+}
+
+enum { MAX_OUT = 16 };
+
+void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out) {
+    if (n_out > MAX_OUT) {
+        matmul(s, x, n, out + MAX_OUT, n_out - MAX_OUT);
+        n_out = MAX_OUT;
+    }
+    int64_t bytes = 0, slice = n, cols = 0;
+    bool integers = false;
+    for (int i = 0; i < n_out; i++) {
+        bytes += out[i].w->rows * (stride_of(out[i].w) + 1);
+        cols = out[i].w->cols;
+        integers |= integer_type(out[i].w->type) && out[i].w->rows > 0;
+    }
+    if (bytes == 0) return;
+    if (integers && cols > 0) slice = (int64_t)(s->size / (size_t)(cols / 32 * ACT_BLOCK));
+    Linear part[MAX_OUT];
+    memcpy(part, out, (size_t)n_out * sizeof *out);
+    for (int64_t t = 0; t < n; t += slice) {
+        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, {0}};
+        if (integers) {
+            j.act = act_of(s, j.n, cols);
+            QuantiseJob q = {j.x, cols, j.act};
+            parallel_for(j.n, GRAIN / (cols + 1) + 1, quantise_part, &q);
+        }
+        parallel_for(bytes, grain_for(j.n), matmul_part, &j);
+        for (int i = 0; i < n_out; i++) part[i].y += j.n * part[i].w->rows;
+    }
+}
+
+void matmul_naive(const float *x, int64_t n, const Linear *out, int n_out) {
+    for (int i = 0; i < n_out; i++) {
+        const Mat *w = out[i].w;
+        float *row = alloc((size_t)w->cols, sizeof *row, "a row", NULL);
+        if (!row) return;
+        for (int64_t r = 0; r < w->rows; r++) {
+            mat_row(w, r, row);
+            for (int64_t t = 0; t < n; t++) {
+                double sum = 0;
+                for (int64_t c = 0; c < w->cols; c++) sum += (double)row[c] * x[t * w->cols + c];
+                out[i].y[t * w->rows + r] = (float)sum;
+            }
+        }
+        free(row);
+    }
+}
+
+void matmul_block(const Mat *w, const float *x, int64_t n, float *y, int64_t ldy) {
+    if (w->rows > 0) kernels()->dot_rows(w, 0, w->rows, x, n, y, ldy);
+}
+
+// ---- the transposed product -------------------------------------------------------------------------
+
+typedef struct { const Mat *w; const float *x; int64_t n; float *y; int64_t unit; } ColumnsJob;
+
+static void columns_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const ColumnsJob *j = ctx;
+    (void)thread;
+    const int64_t cols = j->w->cols, c0 = begin * j->unit;
+    const int64_t c1 = end * j->unit < cols ? end * j->unit : cols;
+    for (int64_t t = 0; t < j->n; t++)
+        memset(j->y + t * cols + c0, 0, (size_t)(c1 - c0) * sizeof *j->y);
+    kernels()->columns(j->w, c0, c1, j->x, j->w->rows, j->n, j->y, cols);
+}
+
+void matmul_t(Scratch *s, const float *x, int64_t n, const Mat *w, float *y) {
+    (void)s;
+    const int64_t block = type_info(w->type)->block, unit = block > 32 ? block : 32;
+    const int64_t units = w->cols / unit + (w->cols % unit != 0);
+    const int64_t per_unit = w->cols > 0 ? stride_of(w) * w->rows / units : 0;
+    ColumnsJob j = {w, x, n, y, unit};
+    parallel_for(units, grain_for(n) / (per_unit + 1) + 1, columns_part, &j);
+}
+
+void matmul_t_naive(const float *x, int64_t n, const Mat *w, float *y) {
+    float *row = alloc((size_t)w->cols, sizeof *row, "a row", NULL);
+    double *sum = alloc((size_t)w->cols, sizeof *sum, "a row of sums", NULL);
+    for (int64_t t = 0; t < n && row && sum; t++) {
+        memset(sum, 0, (size_t)w->cols * sizeof *sum);
+        for (int64_t r = 0; r < w->rows; r++) {
+            mat_row(w, r, row);
+            for (int64_t c = 0; c < w->cols; c++) sum[c] += (double)x[t * w->rows + r] * row[c];
+        }
+        for (int64_t c = 0; c < w->cols; c++) y[t * w->cols + c] = (float)sum[c];
+    }
+    free(sum);
+    free(row);
+}
+
+void matmul_t_block(const Mat *w, const float *x, int64_t ldx, int64_t n, float *y, int64_t ldy) {
+    kernels()->columns(w, 0, w->cols, x, ldx, n, y, ldy);
+}
+
+// ---- vectors ----------------------------------------------------------------------------------------
+
+float dot(const float *a, const float *b, int64_t n) { return kernels()->dot(a, b, n); }
+void axpy(float *y, float a, const float *x, int64_t n) { kernels()->axpy(y, a, x, n); }
+void add(float *y, const float *x, int64_t n) { kernels()->axpy(y, 1, x, n); }
+void scale_to(float *y, float a, const float *x, int64_t n) { kernels()->scale(y, x, a, NULL, n); }
+float max_of(const float *x, int64_t n) { return kernels()->max(x, n); }
+
+float exp_sum(float *x, int64_t n, float scale, float shift) {
+    return kernels()->exp_sum(x, n, scale, shift);
+}
+
+void rmsnorm(float *y, const float *x, const float *w, int64_t n, float eps) {
+    const float mean = dot(x, x, n) / (float)n;
+    kernels()->scale(y, x, 1 / sqrtf(mean + eps), w, n);
+}
+
+void softmax(float *x, int64_t n) {
+    const float sum = exp_sum(x, n, 1, max_of(x, n));
+    scale_to(x, 1 / sum, x, n);
+}
+
+void swiglu(float *gate, const float *up, int64_t n) { kernels()->swiglu(gate, up, n); }
+
+void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) { kernels()->from_f16(src, dst, n); }
+void f32_row_to_f16(const float *src, uint16_t *dst, int64_t n) { kernels()->to_f16(src, dst, n); }
+
+// ---- dgemm ------------------------------------------------------------------------------------------
+
+typedef struct {
+    bool ta, tb;
+    int64_t n, k, lda, ldb, ldc, rows;
+    const double *a, *b;
+    double beta, *c, *pack;
+} DgemmJob;
+
+static void dgemm_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const DgemmJob *j = ctx;
+    const int64_t r0 = begin * 8, r1 = end * 8 < j->rows ? end * 8 : j->rows;
+    kernels()->dgemm_rows(j->ta, j->tb, r0, r1, j->n, j->k, j->a, j->lda, j->b, j->ldb, j->beta,
+                          j->c, j->ldc, j->pack + (size_t)thread * kernels()->dgemm_pack);
+}
+
+// The definition; also what is left when there is no memory for packed parts.
+static void dgemm_naive(const DgemmJob *j) {
+    for (int64_t r = 0; r < j->rows; r++)
+        for (int64_t i = 0; i < j->n; i++) {
+            double sum = 0;
+            for (int64_t p = 0; p < j->k; p++)
+                sum += (j->ta ? j->a[p * j->lda + r] : j->a[r * j->lda + p]) *
+                       (j->tb ? j->b[i * j->ldb + p] : j->b[p * j->ldb + i]);
+            double *c = j->c + r * j->ldc + i;
+            *c = j->beta != 0 ? *c + sum : sum;
+        }
+}
+
+void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+           const double *b, int64_t ldb, double beta, double *c, int64_t ldc) {
+    if (m <= 0 || n <= 0) return;
+    DgemmJob j = {ta, tb, n, k, lda, ldb, ldc, m, a, b, beta, c, NULL};
+    const double work = (double)n * (double)(k + 1);
+    const int64_t grain = work > 65536 ? 1 : (int64_t)(65536 / work) / 8 + 1;   // groups of 8 rows
+    j.pack = alloc((size_t)threads_get() * kernels()->dgemm_pack, sizeof(double), "dgemm", NULL);
+    if (!j.pack) dgemm_naive(&j);
+    else parallel_for((m + 7) / 8, grain, dgemm_part, &j);
+    free(j.pack);
+}
+
+// ---- the machine ------------------------------------------------------------------------------------
+
+typedef struct { const uint8_t *p; uint64_t seen; } ReadJob;
+enum { READ_UNIT = 65536 };
+
+static void read_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    ReadJob *j = ctx;
+    uint64_t x = kernels()->read(j->p + begin * READ_UNIT, (size_t)(end - begin) * READ_UNIT);
+    (void)thread;
+    __atomic_fetch_xor(&j->seen, x, __ATOMIC_RELAXED);
+}
+
+double read_bandwidth(void) {
+    const int64_t units = 1024;                                  // 64 MB
+    const size_t size = (size_t)units * READ_UNIT;
+    uint8_t *p = alloc(size, 1, "bandwidth probe", NULL);
+    if (!p) return 0;
+    memset(p, 1, size);                                          // pages of its own
+    ReadJob j = {p, 0};
+    double best = 0, begin = seconds();
+    for (int i = 0; i < 100 && (i < 3 || seconds() - begin < 0.05); i++) {
+        double t = seconds();
+        parallel_for(units, 1, read_part, &j);
+        t = seconds() - t;
+        if (t > 0 && (double)size / t > best) best = (double)size / t;
+    }
+    free(p);
+    return best;
+}

@@ -1,0 +1,65 @@
+// kernels: the arithmetic, in variants per instruction set chosen at run time, and the threads.
+// Naive twins stand beside the fast ones (…_naive): definition, oracle and fallback.
+// The reduction order of every kernel is fixed per instruction set: results do not depend on the
+// number of threads, nor on how many tokens are computed together.
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include "quant.h"
+
+// Chooses the variant; called by the first kernel if nobody has. Environment TENSORLLM_ISA caps it:
+// generic, avx2, avx512, neon, neondot. An unknown or unavailable name falls to the best below it.
+void kernels_init(void);
+const char *kernels_isa(void);                 // of the variant in use
+int kernels_select(const char *isa);           // for tests: -1 when this machine cannot run it
+
+void threads_set(int n);                       // 1 .. 256; default: OMP_NUM_THREADS, else the cores
+int threads_get(void);
+// fn(ctx, begin, end, thread) over 0..n in contiguous parts, at least `grain` items a part.
+void parallel_for(int64_t n, int64_t grain,
+                  void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx);
+
+// Room for quantised activations: made once, so that no token allocates.
+typedef struct { void *q; size_t size; } Scratch;
+int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e);
+void scratch_free(Scratch *s);
+
+// y (n, rows) = x (n, cols) W^T for each of the n_out matrices, which share cols and x. F32, F16,
+// BF16 weights meet f32 activations; Q8_0, Q4_0, Q4_1 weights meet activations quantised to 16
+// bits in blocks of 32 (integer dot products); other types are dequantised row by row. No y may alias x
+// or another y. Any n >= 0, any rows >= 0; cols a multiple of the type's block.
+typedef struct { const Mat *w; float *y; } Linear;
+void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out);
+void matmul_naive(const float *x, int64_t n, const Linear *out, int n_out);  // f32 activations
+// The transposed product: y (n, cols) = x (n, rows) W. f32 activations for every type.
+void matmul_t(Scratch *s, const float *x, int64_t n, const Mat *w, float *y);
+void matmul_t_naive(const float *x, int64_t n, const Mat *w, float *y);
+
+float dot(const float *a, const float *b, int64_t n);
+void axpy(float *y, float a, const float *x, int64_t n);           // y += a x
+void add(float *y, const float *x, int64_t n);                     // y += x
+void rmsnorm(float *y, const float *x, const float *w, int64_t n, float eps); // y may be x
+void softmax(float *x, int64_t n);                                 // in place, n >= 1
+void swiglu(float *gate, const float *up, int64_t n);              // gate = gate sigmoid(gate) up
+
+// Batched f32 row conversion for caches: dst (n) f32 from f16 (and back).
+void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n);
+void f32_row_to_f16(const float *src, uint16_t *dst, int64_t n);
+
+// Serial pieces for attention, to be called inside one thread; f32 activations for every type.
+// y[t * ldy + r] = W[r] . x[t], x (n, cols); and y[t * ldy + c] += sum_r x[t * ldx + r] W[r][c].
+void matmul_block(const Mat *w, const float *x, int64_t n, float *y, int64_t ldy);
+void matmul_t_block(const Mat *w, const float *x, int64_t ldx, int64_t n, float *y, int64_t ldy);
+float max_of(const float *x, int64_t n);                           // -inf for n = 0
+float exp_sum(float *x, int64_t n, float scale, float shift);      // x = exp(scale x - shift); its sum
+void scale_to(float *y, float a, const float *x, int64_t n);       // y = a x; y may be x
+
+// Double precision, for linalg: C (m, n) (+)= A (m, k) B (k, n), row-major, leading dimensions in
+// items; ta / tb: the operand is stored transposed. beta is 0 or 1. Parallel over rows of C.
+void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+           const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+
+// What this machine can do, measured now: bytes a second read from memory by all threads.
+double read_bandwidth(void);
+
+#endif

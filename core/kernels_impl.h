@@ -1,0 +1,47 @@
+// kernels_impl: what kernels.c and its variants share. A variant is kernels_template.h compiled for
+// one instruction set (kernels_avx2.c and its like): serial pieces of work behind one table of
+// functions. kernels.c picks a table, splits the work among threads and calls the pieces.
+#ifndef KERNELS_IMPL_H
+#define KERNELS_IMPL_H
+
+#include "kernels.h"
+
+// Activations quantised to 16 bits, as two bytes: x[32 b + i] ~ d[b] (256 q + l), q and l in
+// -127 .. 127. One byte alone costs a small model 0.3 to 0.8 % of perplexity; two cost nothing.
+typedef struct {
+    int8_t *q;               // (n, cols/32, 64): 32 q, then 32 l, of each block
+    float *d, *s;            // (n, cols/32): the scale; the scale times the block's sum
+    int32_t *bias4, *bias8;  // (n, cols/32): -8 and -128 times that sum of integers, see quant_step
+} Act;
+
+typedef struct {
+    const char *name;
+    // y[t * ldy + r] = W[r] . x[t] for r in r0 .. r1, f32 activations x (n, cols).
+    void (*dot_rows)(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
+                     int64_t ldy);
+    // The same for Q8_0, Q4_0, Q4_1 weights and quantised activations.
+    void (*quant_rows)(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
+                       int64_t ldy);
+    void (*quantise)(const float *x, int64_t t0, int64_t t1, int64_t cols, const Act *out);
+    // y[t * ldy + c] += sum_r x[t * ldx + r] W[r][c] for c in c0 .. c1, multiples of the block.
+    void (*columns)(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_t ldx, int64_t n,
+                    float *y, int64_t ldy);
+    // Rows r0 .. r1 of C; `pack` has room for dgemm_pack doubles, 64-byte aligned.
+    void (*dgemm_rows)(bool ta, bool tb, int64_t r0, int64_t r1, int64_t n, int64_t k,
+                       const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
+                       double *c, int64_t ldc, double *pack);
+    size_t dgemm_pack;
+    float (*dot)(const float *a, const float *b, int64_t n);
+    void (*axpy)(float *y, float a, const float *x, int64_t n);
+    void (*scale)(float *y, const float *x, float a, const float *w, int64_t n);  // (a x) w
+    float (*max)(const float *x, int64_t n);
+    float (*exp_sum)(float *x, int64_t n, float scale, float shift);
+    void (*swiglu)(float *gate, const float *up, int64_t n);
+    void (*from_f16)(const uint16_t *src, float *dst, int64_t n);
+    void (*to_f16)(const float *src, uint16_t *dst, int64_t n);
+    uint64_t (*read)(const void *p, size_t size);     // touches every byte; size a multiple of 4096
+} Kernels;
+
+extern const Kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neondot;
+
+#endif

@@ -1,0 +1,292 @@
+// kernels_simd: the few operations that differ between instruction sets, on vectors of LANES
+// floats. The file that includes it has defined one of ISA_AVX512, ISA_AVX2, ISA_NEON (with
+// ISA_DOT where the machine has dot products) or none for plain C. Everything else is written
+// once, in kernels_template.h, in the vector extension that gcc and clang share.
+//
+// Floating point: mul_add is the only place where a product meets a sum, so that a compiler's
+// freedom to contract a * b + c changes no result.
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels_impl.h"
+
+#if defined(ISA_AVX512)
+enum { LANES = 16, TILE = 6, QTILE = 8, DROWS = 8, DVECS = 3, Q8_FLIP = 1 };
+#elif defined(ISA_AVX2)
+enum { LANES = 8, TILE = 3, QTILE = 4, DROWS = 4, DVECS = 3, Q8_FLIP = 0 };
+#elif defined(ISA_NEON)
+enum { LANES = 4, TILE = 6, QTILE = 8, DROWS = 6, DVECS = 4, Q8_FLIP = 0 };
+#else
+enum { LANES = 4, TILE = 2, QTILE = 4, DROWS = 4, DVECS = 2, Q8_FLIP = 0 };
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef double vd __attribute__((vector_size(4 * LANES)));
+typedef int8_t vb __attribute__((vector_size(LANES)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+// The same in memory, at any address.
+typedef float vf_mem __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
+typedef double vd_mem __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
+typedef int8_t vb_mem __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef uint16_t vh_mem __attribute__((vector_size(2 * LANES), aligned(1), may_alias));
+
+INLINE vf load(const void *p) { return *(const vf_mem *)p; }
+INLINE void store(void *p, vf a) { *(vf_mem *)p = a; }
+INLINE vd load_d(const void *p) { return *(const vd_mem *)p; }
+INLINE void store_d(void *p, vd a) { *(vd_mem *)p = a; }
+INLINE vf to_float(vi a) { return __builtin_convertvector(a, vf); }
+INLINE int32_t load_i32(const void *p) { int32_t v; memcpy(&v, p, 4); return v; }
+INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v; }
+// The 16-bit numbers at `off` of four rows, side by side.
+INLINE uint64_t four_u16(const uint8_t *const *row, int64_t off) {
+    return load_u16(row[0] + off) | load_u16(row[1] + off) << 16 | load_u16(row[2] + off) << 32 |
+           load_u16(row[3] + off) << 48;
+}
+
+// Per instruction set:
+//   set1, set1_i, set1_d   the same number in every lane
+//   mul_add, mul_add_d     a b + c, rounded once where the machine can
+//   greater(a, b)          a > b ? a : b, so that a NaN in b stays
+//   load_f16, store_f16    LANES half floats, rounded to nearest even; half(p): one
+//   sum4(a, b, c, d, out)  out[0..3] = the sums of the lanes of a, b, c, d, by a fixed tree
+//   dot_u, dot_s           acc + the four products of bytes in each lane: w unsigned (below 128
+//                          on AVX2) or signed, x signed and never -128
+//   row_groups             16 bytes at `off` of each of LANES rows: vector j gets the j-th four
+//                          bytes, one row a lane
+//   row_halves             the half float at `off` of each of LANES rows
+
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
+#include <immintrin.h>
+
+INLINE float half(const void *p) { return _cvtsh_ss((unsigned short)load_u16(p)); }
+INLINE __m128i bytes16(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+INLINE void sum4_128(__m128 a, __m128 b, __m128 c, __m128 d, float *out) {
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d)));
+}
+INLINE __m128 fold256(__m256 a) {
+    return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+}
+#endif
+
+#if defined(ISA_AVX512)
+
+INLINE vf set1(float a) { return _mm512_set1_ps(a); }
+INLINE vi set1_i(int32_t a) { return (vi)_mm512_set1_epi32(a); }
+INLINE vd set1_d(double a) { return _mm512_set1_pd(a); }
+INLINE vf mul_add(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE vd mul_add_d(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
+INLINE vf greater(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vf load_f16(const void *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+INLINE void store_f16(void *p, vf a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE __m128 fold(vf a) {
+    return fold256(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
+}
+INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
+    sum4_128(fold(a), fold(b), fold(c), fold(d), out);
+}
+INLINE vi dot_u(vi acc, vi w, vi x) {
+    return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
+}
+INLINE vi dot_s(vi acc, vi w, vi x) { return dot_u(acc, w, x); }   // w has 128 added: Q8_FLIP
+INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
+    __m512i z[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        z[i] = _mm512_castsi128_si512(bytes16(row[i] + off));
+        z[i] = _mm512_inserti32x4(z[i], bytes16(row[4 + i] + off), 1);
+        z[i] = _mm512_inserti32x4(z[i], bytes16(row[8 + i] + off), 2);
+        z[i] = _mm512_inserti32x4(z[i], bytes16(row[12 + i] + off), 3);
+    }
+    __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+    __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+    out[0] = (vi)_mm512_unpacklo_epi64(a, c), out[1] = (vi)_mm512_unpackhi_epi64(a, c);
+    out[2] = (vi)_mm512_unpacklo_epi64(b, d), out[3] = (vi)_mm512_unpackhi_epi64(b, d);
+}
+INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
+    return _mm512_cvtph_ps(_mm256_set_epi64x(
+        (long long)four_u16(row + 12, off), (long long)four_u16(row + 8, off),
+        (long long)four_u16(row + 4, off), (long long)four_u16(row, off)));
+}
+
+#elif defined(ISA_AVX2)
+
+INLINE vf set1(float a) { return _mm256_set1_ps(a); }
+INLINE vi set1_i(int32_t a) { return (vi)_mm256_set1_epi32(a); }
+INLINE vd set1_d(double a) { return _mm256_set1_pd(a); }
+INLINE vf mul_add(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE vd mul_add_d(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
+INLINE vf greater(vf a, vf b) { return _mm256_max_ps(a, b); }
+INLINE vf load_f16(const void *p) { return _mm256_cvtph_ps(bytes16(p)); }
+INLINE void store_f16(void *p, vf a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
+    sum4_128(fold256(a), fold256(b), fold256(c), fold256(d), out);
+}
+// maddubs adds pairs of products in 16 bits: 2 * 128 * 127 still fits.
+INLINE vi dot_u(vi acc, vi w, vi x) {
+    __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+    return acc + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+INLINE vi dot_s(vi acc, vi w, vi x) {    // |w| (x sign w)
+    return dot_u(acc, (vi)_mm256_abs_epi8((__m256i)w),
+                 (vi)_mm256_sign_epi8((__m256i)x, (__m256i)w));
+}
+INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
+    __m256i z[4];
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        z[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes16(row[i] + off)),
+                                       bytes16(row[4 + i] + off), 1);
+    __m256i a = _mm256_unpacklo_epi32(z[0], z[1]), b = _mm256_unpackhi_epi32(z[0], z[1]);
+    __m256i c = _mm256_unpacklo_epi32(z[2], z[3]), d = _mm256_unpackhi_epi32(z[2], z[3]);
+    out[0] = (vi)_mm256_unpacklo_epi64(a, c), out[1] = (vi)_mm256_unpackhi_epi64(a, c);
+    out[2] = (vi)_mm256_unpacklo_epi64(b, d), out[3] = (vi)_mm256_unpackhi_epi64(b, d);
+}
+INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
+    return _mm256_cvtph_ps(_mm_set_epi64x((long long)four_u16(row + 4, off),
+                                          (long long)four_u16(row, off)));
+}
+
+#else   // four lanes: NEON and plain C
+
+INLINE vf set1(float a) { return (vf){a, a, a, a}; }
+INLINE vi set1_i(int32_t a) { return (vi){a, a, a, a}; }
+INLINE vd set1_d(double a) { return (vd){a, a}; }
+INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
+    vi z[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) memcpy(&z[i], row[i] + off, 16);
+    UNROLL
+    for (int j = 0; j < 4; j++) out[j] = (vi){z[0][j], z[1][j], z[2][j], z[3][j]};
+}
+
+#if defined(ISA_NEON)
+#include <arm_neon.h>
+
+INLINE vf mul_add(vf a, vf b, vf c) {
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+INLINE vd mul_add_d(vd a, vd b, vd c) {
+    return (vd)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+INLINE vf greater(vf a, vf b) { return (vf)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+INLINE float half(const void *p) { __fp16 h; memcpy(&h, p, 2); return (float)h; }
+INLINE vf load_f16(const void *p) {
+    float16x4_t h;
+    memcpy(&h, p, 8);
+    return (vf)vcvt_f32_f16(h);
+}
+INLINE void store_f16(void *p, vf a) {
+    float16x4_t h = vcvt_f16_f32((float32x4_t)a);
+    memcpy(p, &h, 8);
+}
+INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
+    vst1q_f32(out, vpaddq_f32(vpaddq_f32((float32x4_t)a, (float32x4_t)b),
+                              vpaddq_f32((float32x4_t)c, (float32x4_t)d)));
+}
+INLINE vi dot_s(vi acc, vi w, vi x) {
+#if defined(ISA_DOT)    // as text: compilers older than the intrinsic's guard know it too
+    __asm__(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(w), "w"(x));
+    return acc;
+#else
+    int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
+    int32x4_t lo = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+    int32x4_t hi = vpaddlq_s16(vmull_high_s8(a, b));
+    return acc + (vi)vpaddq_s32(lo, hi);
+#endif
+}
+INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
+    uint64_t h = four_u16(row, off);
+    return load_f16(&h);
+}
+
+#else
+
+INLINE vf mul_add(vf a, vf b, vf c) { return a * b + c; }
+INLINE vd mul_add_d(vd a, vd b, vd c) { return a * b + c; }
+INLINE vf greater(vf a, vf b) {
+    vi m = (vi)(a > b);
+    return (vf)(((vi)a & m) | ((vi)b & ~m));
+}
+INLINE float half(const void *p) { return f16_to_f32((uint16_t)load_u16(p)); }
+INLINE vf load_f16(const void *p) {
+    const uint8_t *b = p;
+    return (vf){half(b), half(b + 2), half(b + 4), half(b + 6)};
+}
+INLINE void store_f16(void *p, vf a) {
+    uint16_t h[4] = {f32_to_f16(a[0]), f32_to_f16(a[1]), f32_to_f16(a[2]), f32_to_f16(a[3])};
+    memcpy(p, h, 8);
+}
+INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
+    out[0] = (a[0] + a[2]) + (a[1] + a[3]);
+    out[1] = (b[0] + b[2]) + (b[1] + b[3]);
+    out[2] = (c[0] + c[2]) + (c[1] + c[3]);
+    out[3] = (d[0] + d[2]) + (d[1] + d[3]);
+}
+INLINE vi dot_s(vi acc, vi w, vi x) {
+    UNROLL
+    for (int b = 0; b < 32; b += 8)     // byte b/8 of each lane, with its sign
+        acc += ((vi)((vu)w << (24 - b)) >> 24) * ((vi)((vu)x << (24 - b)) >> 24);
+    return acc;
+}
+INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
+    return (vf){half(row[0] + off), half(row[1] + off), half(row[2] + off), half(row[3] + off)};
+}
+
+#endif
+
+INLINE vi dot_u(vi acc, vi w, vi x) { return dot_s(acc, w, x); }   // w is below 128
+
+#endif
+
+// The first n < LANES items, zeros behind them; nothing is read beyond.
+INLINE vf load_first(const void *p, int64_t n) {
+#if defined(ISA_AVX512)
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+    vf v = {0};
+    memcpy(&v, p, (size_t)n * 4);
+    return v;
+#endif
+}
+INLINE vf load_first_f16(const void *p, int64_t n) {
+    uint16_t h[LANES] = {0};
+    memcpy(h, p, (size_t)n * 2);
+    return load_f16(h);
+}
+INLINE void store_first(void *p, vf a, int64_t n) {
+#if defined(ISA_AVX512)
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a);
+#else
+    memcpy(p, &a, (size_t)n * 4);
+#endif
+}
+INLINE vf load_bf16(const void *p) {
+    return (vf)(__builtin_convertvector(*(const vh_mem *)p, vu) << 16);
+}
+INLINE vf load_first_bf16(const void *p, int64_t n) {
+    uint16_t h[LANES] = {0};
+    memcpy(h, p, (size_t)n * 2);
+    return load_bf16(h);
+}
+INLINE float sum(vf a) {
+    float out[4];
+    sum4(a, a, a, a, out);
+    return out[0];
+}

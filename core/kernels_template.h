@@ -1,0 +1,691 @@
+// kernels_template: every kernel once, on vectors of LANES floats (kernels_simd.h). A file that
+// includes it becomes one variant. One thread's work only; memory comes from the caller or the
+// stack (at most 64 kB).
+//
+// The order of every sum is fixed by the shape of one output alone, never by how many rows or
+// tokens are computed together:
+//   dot_rows    CHUNK columns at a time: lane l sums columns l, l + LANES, ... in order; the lanes
+//               are added by sum4's tree; chunks are added in order.
+//   quant_rows  blocks in order; the integer sum of a block is exact.
+//   columns     rows in order.   dgemm: k in order, in steps of DEPTH.
+
+#include "kernels_simd.h"
+
+enum {
+    CHUNK = 1024,         // columns of dot_rows
+    PANEL = 8,            // rows unpacked at a time: PANEL * CHUNK floats are 32 kB
+    TOKENS = 120,         // tokens that share a sweep over the weights: their chunks stay in L2
+    QBLOCKS = 32,         // blocks of a panel of quantised rows, 20 kB with 16 lanes
+};
+
+// ---- stored weights to floats ----------------------------------------------------------------------
+
+INLINE vf load_as(int type, const uint8_t *p, int64_t i) {
+    if (type == T_F16) return load_f16(p + 2 * i);
+    if (type == T_BF16) return load_bf16(p + 2 * i);
+    return load(p + 4 * i);
+}
+
+INLINE vf load_first_as(int type, const uint8_t *p, int64_t i, int64_t n) {
+    if (type == T_F16) return load_first_f16(p + 2 * i, n);
+    if (type == T_BF16) return load_first_bf16(p + 2 * i, n);
+    return load_first(p + 4 * i, n);
+}
+
+INLINE void unpack_floats(int type, const uint8_t *src, float *dst, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(dst + i, load_as(type, src, i));
+    if (i < n) store_first(dst + i, load_first_as(type, src, i, n - i), n - i);
+}
+
+INLINE vf bytes_to_float(vb b) { return to_float(__builtin_convertvector(b, vi)); }
+
+static void unpack_q8_0(const uint8_t *src, float *dst, int64_t n) {
+    for (; n > 0; n -= 32, src += 34, dst += 32) {
+        vf d = set1(half(src));
+        for (int i = 0; i < 32; i += LANES)
+            store(dst + i, d * bytes_to_float(*(const vb_mem *)(src + 2 + i)));
+    }
+}
+
+// Element i of a block is the low nibble of byte i, element 16 + i the high nibble.
+INLINE void unpack_q4(const uint8_t *src, float *dst, int64_t n, bool q4_1) {
+    for (; n > 0; n -= 32, src += q4_1 ? 20 : 18, dst += 32) {
+        vf d = set1(half(src)), m = q4_1 ? set1(half(src + 2)) : set1(0);
+        for (int i = 0; i < 16; i += LANES) {
+            vb q = *(const vb_mem *)(src + (q4_1 ? 4 : 2) + i), lo = q & 15, hi = (q >> 4) & 15;
+            if (q4_1) {
+                store(dst + i, mul_add(bytes_to_float(lo), d, m));
+                store(dst + 16 + i, mul_add(bytes_to_float(hi), d, m));
+            } else {
+                store(dst + i, d * bytes_to_float(lo - 8));
+                store(dst + 16 + i, d * bytes_to_float(hi - 8));
+            }
+        }
+    }
+}
+
+// dst (n) = columns c .. c + n of a stored row; c and n are multiples of the type's block.
+static void unpack(int type, const uint8_t *row, int64_t c, float *dst, int64_t n) {
+    const TypeInfo *t = type_info(type);
+    const uint8_t *src = row + c / t->block * t->bytes;
+    switch (type) {
+    case T_F32: unpack_floats(T_F32, src, dst, n); break;
+    case T_F16: unpack_floats(T_F16, src, dst, n); break;
+    case T_BF16: unpack_floats(T_BF16, src, dst, n); break;
+    case T_Q8_0: unpack_q8_0(src, dst, n); break;
+    case T_Q4_0: unpack_q4(src, dst, n, false); break;
+    case T_Q4_1: unpack_q4(src, dst, n, true); break;
+    default: dequantize_row(type, src, dst, n);
+    }
+}
+
+// ---- rows against f32 activations --------------------------------------------------------------------
+
+// out[t][r] = sum of w[r] x[t] over n columns, for 4 rows and `tokens` tokens at once: 4 tokens
+// products for 4 + tokens loads. type and tokens are constants wherever this is used.
+INLINE void dot_tile(int type, int tokens, const uint8_t *const w[4], const float *const *x,
+                     int64_t n, float (*out)[4]) {
+    vf acc[4][TILE] = {0}, xv[TILE];
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        UNROLL
+        for (int t = 0; t < tokens; t++) xv[t] = load(x[t] + i);
+        UNROLL
+        for (int r = 0; r < 4; r++) {
+            vf wv = load_as(type, w[r], i);
+            UNROLL
+            for (int t = 0; t < tokens; t++) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
+        }
+    }
+    if (i < n) {
+        UNROLL
+        for (int t = 0; t < tokens; t++) xv[t] = load_first(x[t] + i, n - i);
+        UNROLL
+        for (int r = 0; r < 4; r++) {
+            vf wv = load_first_as(type, w[r], i, n - i);
+            UNROLL
+            for (int t = 0; t < tokens; t++) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < tokens; t++) sum4(acc[0][t], acc[1][t], acc[2][t], acc[3][t], out[t]);
+}
+
+INLINE void dot_tiles(int type, int tokens, const uint8_t *const w[4], const float *const *x,
+                      int64_t n, float (*out)[4]) {
+    switch (tokens) {
+    case 1: dot_tile(type, 1, w, x, n, out); break;
+    case 2: dot_tile(type, 2, w, x, n, out); break;
+    default: dot_tile(type, TILE, w, x, n, out);
+    }
+}
+
+// Four rows (fewer at the end: the last is then repeated, and not stored) against up to TILE
+// tokens, over columns c .. c + n; the sums are added to y except for the first chunk.
+static void dot_block(int type, const uint8_t *base, size_t stride, int64_t rows, const float *x,
+                      int64_t ldx, int64_t tokens, int64_t c, int64_t n, float *y, int64_t ldy) {
+    const uint8_t *w[4];
+    const float *xs[TILE];
+    float out[TILE][4];
+    for (int r = 0; r < 4; r++) w[r] = base + (size_t)(r < rows ? r : rows - 1) * stride;
+    for (int t = 0; t < TILE; t++) xs[t] = x + (t < tokens ? t : tokens - 1) * ldx + c;
+    switch (type) {
+    case T_F16: dot_tiles(T_F16, (int)tokens, w, xs, n, out); break;
+    case T_BF16: dot_tiles(T_BF16, (int)tokens, w, xs, n, out); break;
+    default: dot_tiles(T_F32, (int)tokens, w, xs, n, out);
+    }
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t r = 0; r < rows && r < 4; r++)
+            y[t * ldy + r] = c == 0 ? out[t][r] : y[t * ldy + r] + out[t][r];
+}
+
+INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
+                     int64_t ldy) {
+    const TypeInfo *type = type_info(w->type);
+    const uint8_t *data = w->data;
+    const int64_t cols = w->cols;
+    const size_t stride = (size_t)(cols / type->block) * (size_t)type->bytes;
+    const bool floats = type->block == 1;
+    float panel[PANEL * CHUNK] __attribute__((aligned(64)));
+
+    if (cols == 0)
+        for (int64_t t = 0; t < n; t++) memset(y + t * ldy + r0, 0, (size_t)(r1 - r0) * sizeof *y);
+    for (int64_t t0 = 0; t0 < n; t0 += TOKENS) {
+        const int64_t tokens = least(n - t0, TOKENS);
+        // Few tokens, or f32: straight from the weights. Otherwise unpacked once for all tokens.
+        const bool direct = floats && (w->type == T_F32 || tokens <= TILE);
+        for (int64_t r = r0; r < r1; r += PANEL) {
+            const int64_t rows = least(r1 - r, PANEL);
+            for (int64_t c = 0; c < cols; c += CHUNK) {
+                const int64_t m = least(cols - c, CHUNK);
+                for (int64_t i = 0; i < rows && !direct; i++)
+                    unpack(w->type, data + (size_t)(r + i) * stride, c, panel + i * CHUNK, m);
+                for (int64_t t = 0; t < tokens; t += TILE)
+                    for (int64_t i = 0; i < rows; i += 4) {
+                        const uint8_t *base = direct
+                            ? data + (size_t)(r + i) * stride + (size_t)c * (size_t)type->bytes
+                            : (const uint8_t *)(panel + i * CHUNK);
+                        dot_block(direct ? w->type : T_F32, base, direct ? stride : 4 * CHUNK,
+                                  rows - i, x + (t0 + t) * cols, cols, least(tokens - t, TILE), c,
+                                  m, y + (t0 + t) * ldy + r + i, ldy);
+                    }
+            }
+        }
+    }
+}
+
+// ---- rows against quantised activations ------------------------------------------------------------
+
+static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const Act *out) {
+    const int64_t blocks = cols / 32;
+    const vf magic = set1(12582912.0f);    // 1.5 * 2^23: adding it rounds to an integer
+    for (int64_t b = t0 * blocks; b < t1 * blocks; b++) {
+        const float *src = x + 32 * b;
+        vf most = set1(0), bad = set1(0);
+        for (int i = 0; i < 32; i += LANES) {
+            vf v = load(src + i);
+            most = greater(most, (vf)((vi)v & 0x7fffffff));
+            bad += v * 0;                  // NaN once there is a NaN or an infinity
+        }
+        float max = 0;
+        for (int i = 0; i < LANES; i++) max = most[i] > max ? most[i] : max;
+        const float nan = sum(bad), d = nan == 0 ? max / 127 : NAN;
+        const vf inverse = set1(max > 0 && nan == 0 ? 127 / max : 0);
+        vi sums = set1_i(0);
+        for (int i = 0; i < 32; i += LANES) {
+            vf v = nan == 0 ? load(src + i) : set1(0);
+            vf scaled = v * inverse;
+            vi q = (vi)(scaled + magic) - (vi)magic;
+            vi rest = (vi)mul_add(scaled - to_float(q), set1(256), magic) - (vi)magic;
+            rest += rest == 128;           // -1 where it is true: the largest is 127
+            vb bytes = __builtin_convertvector(q, vb), low = __builtin_convertvector(rest, vb);
+            memcpy(out->q + 64 * b + i, &bytes, sizeof bytes);
+            memcpy(out->q + 64 * b + 32 + i, &low, sizeof low);
+            sums += q * 256 + rest;
+        }
+        int32_t total = 0;
+        for (int i = 0; i < LANES; i++) total += sums[i];
+        out->d[b] = d / 256;
+        out->s[b] = d / 256 * (float)total;
+        out->bias4[b] = -8 * total;
+        out->bias8[b] = -128 * total;
+    }
+}
+
+// One block of LANES rows, turned so that a lane is a row: q[j] holds columns 4 j .. 4 j + 3.
+typedef struct { vi q[8]; vf d, m; } QBlock;
+
+INLINE void load_block(int type, QBlock *b, const uint8_t *const *row, int64_t at) {
+    b->d = row_halves(row, at);
+    b->m = type == T_Q4_1 ? row_halves(row, at + 2) : set1(0);
+    if (type == T_Q8_0) {
+        row_groups(b->q, row, at + 2);
+        row_groups(b->q + 4, row, at + 18);
+        UNROLL
+        for (int j = 0; j < 8; j++)
+            if (Q8_FLIP) b->q[j] ^= (int32_t)0x80808080;       // w + 128, unsigned
+    } else {
+        vi packed[4];
+        row_groups(packed, row, at + (type == T_Q4_1 ? 4 : 2));
+        UNROLL
+        for (int j = 0; j < 4; j++) {
+            b->q[j] = packed[j] & 0x0f0f0f0f;
+            b->q[4 + j] = (packed[j] >> 4) & 0x0f0f0f0f;
+        }
+    }
+}
+
+// Where the activations of one token stand.
+typedef struct { const int8_t *q; const float *d, *s; const int32_t *bias; } Token;
+
+// acc[t] += block b of LANES rows times block b of each token. The weights are stored shifted
+// (Q4_0: w + 8; Q8_0 on AVX-512: w + 128) and the sum starts from the bias that takes it back.
+INLINE void quant_step(int type, int tokens, const QBlock *w, const Token *x, int64_t b, vf *acc) {
+    vi s[QTILE], low[QTILE];
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        s[t] = set1_i(0);
+        low[t] = type == T_Q4_0 || (type == T_Q8_0 && Q8_FLIP) ? set1_i(x[t].bias[b]) : set1_i(0);
+    }
+    UNROLL
+    for (int j = 0; j < 8; j++) {
+        UNROLL
+        for (int t = 0; t < tokens; t++) {
+            vi xv = set1_i(load_i32(x[t].q + 64 * b + 4 * j));
+            vi xl = set1_i(load_i32(x[t].q + 64 * b + 32 + 4 * j));
+            s[t] = type == T_Q8_0 ? dot_s(s[t], w->q[j], xv) : dot_u(s[t], w->q[j], xv);
+            low[t] = type == T_Q8_0 ? dot_s(low[t], w->q[j], xl) : dot_u(low[t], w->q[j], xl);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        s[t] = s[t] * 256 + low[t];
+        acc[t] = mul_add(to_float(s[t]) * w->d, set1(x[t].d[b]), acc[t]);
+        if (type == T_Q4_1) acc[t] = mul_add(w->m, set1(x[t].s[b]), acc[t]);
+    }
+}
+
+// y (tokens, rows <= LANES) from the blocks of a panel that stand for blocks b0 .. b0 + n.
+INLINE void quant_tile(int type, int tokens, const QBlock *panel, const Token *x, int64_t b0,
+                       int64_t n, int64_t rows, int64_t used, float *y, int64_t ldy) {
+    vf acc[QTILE];
+    UNROLL
+    for (int t = 0; t < tokens; t++)
+        acc[t] = b0 == 0 ? set1(0)
+               : rows == LANES ? load(y + (t < used ? t : 0) * ldy)
+               : load_first(y + (t < used ? t : 0) * ldy, rows);
+    for (int64_t b = 0; b < n; b++) quant_step(type, tokens, panel + b, x, b0 + b, acc);
+    UNROLL
+    for (int t = 0; t < tokens; t++)
+        if (t < used) {
+            if (rows == LANES) store(y + t * ldy, acc[t]);
+            else store_first(y + t * ldy, acc[t], rows);
+        }
+}
+
+INLINE Token act_token(int type, const Act *x, int64_t t, int64_t blocks) {
+    return (Token){x->q + t * blocks * 64, x->d + t * blocks, x->s + t * blocks,
+                   (type == T_Q8_0 ? x->bias8 : x->bias4) + t * blocks};
+}
+
+INLINE void quant_rows_of(int type, const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n,
+                          float *y, int64_t ldy) {
+    const int64_t blocks = w->cols / 32, bytes = type == T_Q8_0 ? 34 : type == T_Q4_1 ? 20 : 18;
+    const uint8_t *row[LANES];
+    QBlock panel[QBLOCKS];
+    for (int64_t r = r0; r < r1; r += LANES) {
+        const int64_t rows = least(r1 - r, LANES);
+        for (int64_t i = 0; i < LANES; i++)
+            row[i] = (const uint8_t *)w->data + (r + least(i, rows - 1)) * blocks * bytes;
+        if (n == 1) {
+            const Token token = act_token(type, x, 0, blocks);
+            vf acc = set1(0);
+            for (int64_t b = 0; b < blocks; b++) {
+                QBlock block;
+                load_block(type, &block, row, b * bytes);
+                quant_step(type, 1, &block, &token, b, &acc);
+            }
+            if (rows == LANES) store(y + r, acc);
+            else store_first(y + r, acc, rows);
+            continue;
+        }
+        for (int64_t b = 0; b < blocks; b += QBLOCKS) {
+            const int64_t m = least(blocks - b, QBLOCKS);
+            for (int64_t i = 0; i < m; i++) load_block(type, panel + i, row, (b + i) * bytes);
+            for (int64_t t = 0; t < n; t += QTILE) {
+                const int64_t used = least(n - t, QTILE);
+                Token token[QTILE];
+                for (int i = 0; i < QTILE; i++)
+                    token[i] = act_token(type, x, t + least(i, used - 1), blocks);
+                if (used <= 2)
+                    quant_tile(type, 2, panel, token, b, m, rows, used, y + t * ldy + r, ldy);
+                else
+                    quant_tile(type, QTILE, panel, token, b, m, rows, used, y + t * ldy + r, ldy);
+            }
+        }
+        if (blocks == 0)
+            for (int64_t t = 0; t < n; t++) memset(y + t * ldy + r, 0, (size_t)rows * sizeof *y);
+    }
+}
+
+static void quant_rows(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
+                       int64_t ldy) {
+    switch (w->type) {
+    case T_Q8_0: quant_rows_of(T_Q8_0, w, r0, r1, x, n, y, ldy); break;
+    case T_Q4_0: quant_rows_of(T_Q4_0, w, r0, r1, x, n, y, ldy); break;
+    default: quant_rows_of(T_Q4_1, w, r0, r1, x, n, y, ldy);
+    }
+}
+
+// ---- columns: the transposed product ---------------------------------------------------------------
+
+enum { CWIDTH = 256, CDEPTH = 32, CVECS = 4 };   // columns and rows unpacked at a time: 32 kB
+
+// y[t][0 .. vecs * LANES] += sum over rows of x[t][r] w[r], vecs * LANES columns (or `last` < LANES).
+INLINE void column_tile(int tokens, int vecs, int64_t last, const float *w, int64_t ldw,
+                        int64_t rows, const float *const *x, float *const *y) {
+    vf acc[TILE][CVECS];
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < vecs; v++)
+            acc[t][v] = last ? load_first(y[t], last) : load(y[t] + v * LANES);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        const uint8_t *row = (const uint8_t *)w + (size_t)(r * ldw) * 4;
+        vf xv[TILE];
+        UNROLL
+        for (int t = 0; t < tokens; t++) xv[t] = set1(x[t][r]);
+        UNROLL
+        for (int v = 0; v < vecs; v++) {
+            vf wv = last ? load_first(row, last) : load(row + 4 * v * LANES);
+            UNROLL
+            for (int t = 0; t < tokens; t++) acc[t][v] = mul_add(xv[t], wv, acc[t][v]);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < tokens; t++) {
+        UNROLL
+        for (int v = 0; v < vecs; v++) {
+            if (last) store_first(y[t], acc[t][v], last);
+            else store(y[t] + v * LANES, acc[t][v]);
+        }
+    }
+}
+
+static void column_tiles(int64_t tokens, const float *w, int64_t ldw, int64_t rows, int64_t cols,
+                         const float *x, int64_t ldx, float *y, int64_t ldy) {
+    for (int64_t c = 0; c < cols;) {
+        const int64_t left = cols - c, last = left < LANES ? left : 0;
+        const bool wide = left >= CVECS * LANES;
+        for (int64_t t = 0; t < tokens;) {
+            const int k = tokens - t >= TILE ? TILE : 1;
+            const float *xs[TILE];
+            float *ys[TILE];
+            for (int i = 0; i < k; i++) xs[i] = x + (t + i) * ldx, ys[i] = y + (t + i) * ldy + c;
+            const uint8_t *wc = (const uint8_t *)w + (size_t)c * 4;
+            if (wide && k == TILE)
+                column_tile(TILE, CVECS, 0, (const void *)wc, ldw, rows, xs, ys);
+            else if (wide) column_tile(1, CVECS, 0, (const void *)wc, ldw, rows, xs, ys);
+            else if (last && k == TILE)
+                column_tile(TILE, 1, last, (const void *)wc, ldw, rows, xs, ys);
+            else if (last) column_tile(1, 1, last, (const void *)wc, ldw, rows, xs, ys);
+            else if (k == TILE) column_tile(TILE, 1, 0, (const void *)wc, ldw, rows, xs, ys);
+            else column_tile(1, 1, 0, (const void *)wc, ldw, rows, xs, ys);
+            t += k;
+        }
+        c += wide ? CVECS * LANES : last ? last : LANES;
+    }
+}
+
+// One token: the memory's pace. Eight rows are added at a time, so that y is read and written
+// once for eight rows of weights.
+INLINE void add_8_rows(int type, const uint8_t *const w[8], const float *x, float *y, int64_t n) {
+    vf xv[8];
+    UNROLL
+    for (int r = 0; r < 8; r++) xv[r] = set1(x[r]);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vf acc = load(y + i);
+        UNROLL
+        for (int r = 0; r < 8; r++) acc = mul_add(xv[r], load_as(type, w[r], i), acc);
+        store(y + i, acc);
+    }
+    if (i < n) {
+        vf acc = load_first(y + i, n - i);
+        UNROLL
+        for (int r = 0; r < 8; r++)
+            acc = mul_add(xv[r], load_first_as(type, w[r], i, n - i), acc);
+        store_first(y + i, acc, n - i);
+    }
+}
+
+INLINE void add_row(int type, const uint8_t *w, float x, float *y, int64_t n) {
+    int64_t i = 0;
+    const vf xv = set1(x);
+    for (; i + LANES <= n; i += LANES) store(y + i, mul_add(xv, load_as(type, w, i), load(y + i)));
+    if (i < n) {
+        vf wv = load_first_as(type, w, i, n - i);
+        store_first(y + i, mul_add(xv, wv, load_first(y + i, n - i)), n - i);
+    }
+}
+
+static void add_rows(int type, const uint8_t *const *w, int64_t rows, const float *x, float *y,
+                     int64_t n) {
+    if (rows == 8 && type == T_F16) add_8_rows(T_F16, w, x, y, n);
+    else if (rows == 8 && type == T_BF16) add_8_rows(T_BF16, w, x, y, n);
+    else if (rows == 8) add_8_rows(T_F32, w, x, y, n);
+    else for (int64_t r = 0; r < rows; r++) {
+        if (type == T_F16) add_row(T_F16, w[r], x[r], y, n);
+        else if (type == T_BF16) add_row(T_BF16, w[r], x[r], y, n);
+        else add_row(T_F32, w[r], x[r], y, n);
+    }
+}
+
+static void columns(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_t ldx, int64_t n,
+                    float *y, int64_t ldy) {
+    const TypeInfo *type = type_info(w->type);
+    const uint8_t *data = w->data;
+    const size_t stride = (size_t)(w->cols / type->block) * (size_t)type->bytes;
+    const bool floats = type->block == 1;
+    float panel[CDEPTH * CWIDTH] __attribute__((aligned(64)));
+
+    if (n == 1) {
+        const int64_t width = floats ? c1 - c0 : CDEPTH / 8 * CWIDTH;
+        for (int64_t r = 0; r < w->rows; r += 8)
+            for (int64_t c = c0; c < c1; c += width) {
+                const int64_t rows = least(w->rows - r, 8), m = least(c1 - c, width);
+                const uint8_t *ws[8];
+                for (int64_t i = 0; i < rows; i++) {
+                    const uint8_t *row = data + (size_t)(r + i) * stride;
+                    ws[i] = floats ? row + (size_t)c * (size_t)type->bytes
+                                   : (const uint8_t *)(panel + i * width);
+                    if (!floats) unpack(w->type, row, c, panel + i * width, m);
+                }
+                add_rows(floats ? w->type : T_F32, ws, rows, x + r, y + c, m);
+            }
+        return;
+    }
+    for (int64_t c = c0; c < c1; c += CWIDTH) {
+        const int64_t m = least(c1 - c, CWIDTH);
+        for (int64_t r = 0; r < w->rows; r += CDEPTH) {
+            const int64_t rows = least(w->rows - r, CDEPTH);
+            const bool direct = w->type == T_F32;
+            for (int64_t i = 0; i < rows && !direct; i++)
+                unpack(w->type, data + (size_t)(r + i) * stride, c, panel + i * CWIDTH, m);
+            const void *base = direct ? (const void *)(data + (size_t)r * stride + (size_t)c * 4)
+                                      : (const void *)panel;
+            column_tiles(n, base, direct ? w->cols : CWIDTH, rows, m, x + r, ldx, y + c, ldy);
+        }
+    }
+}
+
+// ---- dgemm ------------------------------------------------------------------------------------------
+
+enum {
+    DLANES = LANES / 2, NR = DVECS * DLANES, MR = DROWS,
+    DEPTH = 192,          // of k: a sliver of B (DEPTH, NR) stays in L1
+    MC = 192,             // rows of A packed at a time: (MC, DEPTH) doubles, 288 kB, stay in L2
+};
+
+// dst holds slivers of `wide` vectors: dst[s][p][i] = item (i0 + s wide + i, p0 + p), zeros beyond
+// the edge. Stored at src[i * step + p * other].
+static void pack_slivers(double *dst, const double *src, int64_t count, int64_t depth, int64_t wide,
+                         int64_t step, int64_t other) {
+    for (int64_t s = 0; s < count; s += wide, dst += wide * depth) {
+        const int64_t m = least(count - s, wide);
+        const double *from = src + s * step;
+        if (m < wide) memset(dst, 0, (size_t)(wide * depth) * sizeof *dst);
+        if (step == 1) {
+            for (int64_t p = 0; p < depth; p++)
+                for (int64_t i = 0; i < m; i++) dst[p * wide + i] = from[p * other + i];
+        } else {
+            for (int64_t i = 0; i < m; i++)
+                for (int64_t p = 0; p < depth; p++) dst[p * wide + i] = from[i * step + p * other];
+        }
+    }
+}
+
+// c (rows <= MR, cols <= NR) = (add ? c : 0) + A B for one sliver of each, k in order.
+static void dgemm_tile(const double *a, const double *b, int64_t depth, bool add, double *c,
+                       int64_t ldc, int64_t rows, int64_t cols) {
+    vd acc[MR][DVECS] = {0};
+    for (int64_t p = 0; p < depth; p++, a += MR, b += NR) {
+        vd bv[DVECS];
+        UNROLL
+        for (int v = 0; v < DVECS; v++) bv[v] = load_d(b + v * DLANES);
+        UNROLL
+        for (int r = 0; r < MR; r++) {
+            vd av = set1_d(a[r]);
+            UNROLL
+            for (int v = 0; v < DVECS; v++) acc[r][v] = mul_add_d(av, bv[v], acc[r][v]);
+        }
+    }
+    if (rows == MR && cols == NR) {
+        UNROLL
+        for (int r = 0; r < MR; r++) {
+            UNROLL
+            for (int v = 0; v < DVECS; v++) {
+                double *at = c + r * ldc + v * DLANES;
+                store_d(at, add ? load_d(at) + acc[r][v] : acc[r][v]);
+            }
+        }
+        return;
+    }
+    double edge[MR][NR];
+    memcpy(edge, acc, sizeof edge);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < cols; i++)
+            c[r * ldc + i] = add ? c[r * ldc + i] + edge[r][i] : edge[r][i];
+}
+
+static void dgemm_rows(bool ta, bool tb, int64_t r0, int64_t r1, int64_t n, int64_t k,
+                       const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
+                       double *c, int64_t ldc, double *pack) {
+    double *pack_a = pack, *pack_b = pack + MC * DEPTH;
+    for (int64_t i0 = r0; i0 < r1; i0 += MC) {
+        const int64_t m = least(r1 - i0, MC);
+        if (k == 0 && beta == 0)
+            for (int64_t i = 0; i < m; i++) memset(c + (i0 + i) * ldc, 0, (size_t)n * sizeof *c);
+        for (int64_t p0 = 0; p0 < k; p0 += DEPTH) {
+            const int64_t depth = least(k - p0, DEPTH);
+            const bool add = p0 > 0 || beta != 0;
+            pack_slivers(pack_a, ta ? a + p0 * lda + i0 : a + i0 * lda + p0, m, depth, MR,
+                         ta ? 1 : lda, ta ? lda : 1);
+            for (int64_t j0 = 0; j0 < n; j0 += NR) {
+                const int64_t w = least(n - j0, NR);
+                pack_slivers(pack_b, tb ? b + j0 * ldb + p0 : b + p0 * ldb + j0, w, depth, NR,
+                             tb ? ldb : 1, tb ? 1 : ldb);
+                for (int64_t i = 0; i < m; i += MR)
+                    dgemm_tile(pack_a + i * depth, pack_b, depth, add, c + (i0 + i) * ldc + j0, ldc,
+                               least(m - i, MR), w);
+            }
+        }
+    }
+}
+
+// ---- vectors ----------------------------------------------------------------------------------------
+
+static float dot_(const float *a, const float *b, int64_t n) {
+    vf acc[4] = {0};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        UNROLL
+        for (int j = 0; j < 4; j++)
+            acc[j] = mul_add(load(a + i + j * LANES), load(b + i + j * LANES), acc[j]);
+    }
+    for (; i + LANES <= n; i += LANES) acc[0] = mul_add(load(a + i), load(b + i), acc[0]);
+    if (i < n) acc[1] = mul_add(load_first(a + i, n - i), load_first(b + i, n - i), acc[1]);
+    return sum((acc[0] + acc[1]) + (acc[2] + acc[3]));
+}
+
+static void axpy_(float *y, float a, const float *x, int64_t n) {
+    add_row(T_F32, (const uint8_t *)x, a, y, n);
+}
+
+static void scale_(float *y, const float *x, float a, const float *w, int64_t n) {
+    int64_t i = 0;
+    const vf av = set1(a);
+    for (; i + LANES <= n; i += LANES) {
+        vf v = load(x + i) * av;
+        store(y + i, w ? v * load(w + i) : v);
+    }
+    for (; i < n; i++) y[i] = w ? x[i] * a * w[i] : x[i] * a;
+}
+
+static float max_(const float *x, int64_t n) {
+    vf most = set1(-INFINITY);
+    float max = -INFINITY;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) most = greater(most, load(x + i));
+    for (int l = 0; l < LANES; l++) max = most[l] > max ? most[l] : max;
+    for (; i < n; i++) max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+// exp: x = k ln 2 + r with |r| <= ln 2 / 2; e^r by its series to r^7 (the rest is below 1e-8);
+// 2^k in two steps, so that results reach from the smallest subnormal to infinity. NaN stays.
+INLINE vf exp_v(vf x) {
+    const vf magic = set1(12582912.0f);          // adding it rounds to an integer
+    x = greater(set1(-104.0f), x);               // e^-104 rounds to 0
+    x = -greater(set1(-89.0f), -x);              // e^89 overflows
+    vf shifted = mul_add(x, set1(1.44269504f), magic), k = shifted - magic;
+    vf r = mul_add(k, set1(-0.693359375f), x);   // ln 2 in two parts, the first of few bits
+    r = mul_add(k, set1(2.12194440e-4f), r);
+    vf p = set1(1.0f / 5040);
+    p = mul_add(p, r, set1(1.0f / 720));
+    p = mul_add(p, r, set1(1.0f / 120));
+    p = mul_add(p, r, set1(1.0f / 24));
+    p = mul_add(p, r, set1(1.0f / 6));
+    p = mul_add(p, r, set1(0.5f));
+    p = mul_add(p, r, set1(1.0f));
+    p = mul_add(p, r, set1(1.0f));
+    vi e = (vi)shifted - (vi)magic, half_e = e >> 1;
+    vf a = (vf)((half_e + 127) << 23), b = (vf)((e - half_e + 127) << 23);
+    return p * a * b;
+}
+
+static float exp_sum_(float *x, int64_t n, float scale, float shift) {
+    const vf s = set1(scale), m = set1(-shift);
+    vf acc = set1(0);
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vf e = exp_v(mul_add(load(x + i), s, m));
+        store(x + i, e);
+        acc += e;
+    }
+    if (i < n) {                                 // lanes beyond the end must count as 0
+        vf e = exp_v(mul_add(load_first(x + i, n - i), s, m)), kept = set1(0);
+        store_first(x + i, e, n - i);
+        memcpy(&kept, x + i, (size_t)(n - i) * sizeof *x);
+        acc += kept;
+    }
+    return sum(acc);
+}
+
+INLINE vf swiglu_v(vf g, vf u) { return g / (exp_v(-g) + 1.0f) * u; }
+
+static void swiglu_(float *gate, const float *up, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(gate + i, swiglu_v(load(gate + i), load(up + i)));
+    if (i < n) {
+        vf g = load_first(gate + i, n - i), u = load_first(up + i, n - i);
+        store_first(gate + i, swiglu_v(g, u), n - i);
+    }
+}
+
+static void from_f16(const uint16_t *src, float *dst, int64_t n) {
+    unpack_floats(T_F16, (const uint8_t *)src, dst, n);
+}
+
+static void to_f16(const float *src, uint16_t *dst, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store_f16(dst + i, load(src + i));
+    if (i < n) {
+        uint16_t h[LANES];
+        store_f16(h, load_first(src + i, n - i));
+        memcpy(dst + i, h, (size_t)(n - i) * sizeof *h);
+    }
+}
+
+static uint64_t read_all_of(const void *p, size_t size) {
+    const uint8_t *b = p;
+    vi acc[8] = {0};
+    for (size_t i = 0; i < size; i += sizeof acc) {
+        UNROLL
+        for (int j = 0; j < 8; j++) acc[j] ^= (vi)load(b + i + (size_t)j * sizeof(vi));
+    }
+    uint64_t total = 0;
+    for (int j = 0; j < 8; j++)
+        for (int l = 0; l < LANES; l++) total ^= (uint32_t)acc[j][l];
+    return total;
+}
+
+#define VARIANT(label) { \
+    .name = label, .dot_rows = dot_rows, .quant_rows = quant_rows, .quantise = quantise, \
+    .columns = columns, .dgemm_rows = dgemm_rows, .dgemm_pack = MC * DEPTH + DEPTH * NR, \
+    .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
+    .swiglu = swiglu_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of }

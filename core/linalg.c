@@ -1,0 +1,616 @@
+// linalg: eigenvectors, QR, Cholesky and SVD of dense double matrices, arranged so that nearly all
+// the arithmetic is dgemm. Knows nothing of tensors. Vectors are kept as ROWS while they are worked
+// on (contiguous, so that the inner loops vectorise) and turned into columns at the end.
+#include "linalg.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+
+enum { BLOCK = 32 };               // reflectors that are applied together
+
+// The few loops that are not dgemm are compiled once per instruction set; the loader picks one.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+
+typedef double Vec __attribute__((vector_size(32), aligned(8), may_alias));
+enum { LANES = 4 };
+#define LOAD(p) (*(const Vec *)(p))
+#define SUM(v) (((v)[0] + (v)[1]) + ((v)[2] + (v)[3]))
+
+CLONES static double dot_f64(const double *a, const double *b, int64_t n) {
+    Vec s = {0}, t = {0};
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        s += LOAD(a + i) * LOAD(b + i);
+        t += LOAD(a + i + LANES) * LOAD(b + i + LANES);
+    }
+    s += t;
+    double sum = SUM(s);
+    for (; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+// y += p a + q b
+CLONES static void add_two(double *restrict y, double p, const double *restrict a, double q,
+                           const double *restrict b, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] += p * a[i] + q * b[i];
+}
+
+// (x, y) <- (c x + s y, c y - s x)
+CLONES static void rotate(double *restrict x, double *restrict y, double c, double s, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        double xi = x[i], yi = y[i];
+        x[i] = c * xi + s * yi;
+        y[i] = c * yi - s * xi;
+    }
+}
+
+// y = A x with the lower triangle of the symmetric A (n, n), row stride lda. An entry is read once
+// and used twice, in four rows at a time: this product is bound by memory.
+CLONES static void symv(const double *a, int64_t lda, int64_t n, const double *x, double *y) {
+    memset(y, 0, (size_t)n * sizeof *y);
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const double *r0 = a + i * lda, *r1 = r0 + lda, *r2 = r1 + lda, *r3 = r2 + lda;
+        const double x0 = x[i], x1 = x[i + 1], x2 = x[i + 2], x3 = x[i + 3];
+        Vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        for (int64_t j = 0; j < i; j += LANES) {               // i is a multiple of LANES
+            Vec v0 = LOAD(r0 + j), v1 = LOAD(r1 + j), v2 = LOAD(r2 + j), v3 = LOAD(r3 + j);
+            Vec xj = LOAD(x + j);
+            s0 += v0 * xj, s1 += v1 * xj, s2 += v2 * xj, s3 += v3 * xj;
+            *(Vec *)(y + j) += (v0 * x0 + v1 * x1) + (v2 * x2 + v3 * x3);
+        }
+        y[i] += SUM(s0) + r0[i] * x0 + r1[i] * x1 + r2[i] * x2 + r3[i] * x3;
+        y[i + 1] += SUM(s1) + r1[i] * x0 + r1[i + 1] * x1 + r2[i + 1] * x2 + r3[i + 1] * x3;
+        y[i + 2] += SUM(s2) + r2[i] * x0 + r2[i + 1] * x1 + r2[i + 2] * x2 + r3[i + 2] * x3;
+        y[i + 3] += SUM(s3) + r3[i] * x0 + r3[i + 1] * x1 + r3[i + 2] * x2 + r3[i + 3] * x3;
+    }
+    for (; i < n; i++) {
+        const double *row = a + i * lda;
+        for (int64_t j = 0; j < i; j++) y[j] += row[j] * x[i];
+        y[i] = dot_f64(row, x, i + 1);
+    }
+}
+
+// sum z2 / (delta - tau) and its derivative sum z2 / (delta - tau)^2
+CLONES static void pole_sum(const double *z2, const double *delta, double tau, int64_t n,
+                            double *sum, double *slope) {
+    Vec s = {0}, t = {0};
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) {
+        Vec w = LOAD(delta + j) - tau, q = LOAD(z2 + j) / w;
+        s += q;
+        t += q / w;
+    }
+    *sum = SUM(s), *slope = SUM(t);
+    for (; j < n; j++) {
+        double w = delta[j] - tau, q = z2[j] / w;
+        *sum += q;
+        *slope += q / w;
+    }
+}
+
+// product[j] *= row[j] / (d[j] - di), the factor that eigenvalue i adds to each ...
+CLONES static void pole_product(double *restrict product, const double *restrict row,
+                                const double *restrict d, double di, int64_t n) {
+    for (int64_t j = 0; j < n; j++) product[j] *= row[j] / (d[j] - di);
+}
+
+double norm2(const double *a, int64_t n) { return dot_f64(a, a, n); }
+
+static double *matrix(int64_t rows, int64_t cols, const char *what, Err *e) {
+    size_t n;
+    if (rows < 0 || cols < 0 || !mul_size((size_t)rows, (size_t)cols, &n)) {
+        fail(e, "%s: %lld x %lld is no size for a matrix", what, (long long)rows, (long long)cols);
+        return NULL;
+    }
+    return alloc(n, sizeof(double), what, e);
+}
+
+// out (cols, rows) = a (rows, cols)^T, in tiles that stay in cache
+static void transpose(const double *a, int64_t rows, int64_t cols, double *out) {
+    enum { TILE = 16 };
+    for (int64_t i0 = 0; i0 < rows; i0 += TILE)
+        for (int64_t j0 = 0; j0 < cols; j0 += TILE)
+            for (int64_t i = i0; i < rows && i < i0 + TILE; i++)
+                for (int64_t j = j0; j < cols && j < j0 + TILE; j++) out[j * rows + i] = a[i * cols + j];
+}
+
+// The largest absolute value, or NAN when any entry is not finite.
+static double largest(const double *a, int64_t n) {
+    double m = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(a[i])) return NAN;
+        m = fmax(m, fabs(a[i]));
+    }
+    return m;
+}
+
+// ---- Householder reflectors ----------------------------------------------------------------------
+// H = I - tau v v^T, v = (1, rest).
+
+// Makes the H that sends (pivot, rest) to (beta, 0); rest becomes v's, pivot 1. Returns beta.
+// Matrices come scaled to a largest entry of 1, so a rest below 1e-135 is dropped like a zero: its
+// square would lose digits to underflow, and H its orthogonality.
+static double house(double *pivot, double *rest, int64_t n, double *tau) {
+    double alpha = *pivot, tail = norm2(rest, n);
+    *pivot = 1;
+    *tau = 0;
+    if (tail < 1e-270) return alpha;
+    double beta = -copysign(sqrt(alpha * alpha + tail), alpha), scale = 1 / (alpha - beta);
+    for (int64_t i = 0; i < n; i++) rest[i] *= scale;
+    *tau = (beta - alpha) / beta;
+    return beta;
+}
+
+// T (k, k), upper triangular and negated, of H_1 H_2 ... H_k = I - V^T T V with the v as rows of
+// V (k, m). Column j of T is -tau_j (T V v_j; 1).
+static void block_factor(const double *v, int64_t ldv, const double *tau, int64_t k, int64_t m,
+                         double *t) {
+    double gram[BLOCK * BLOCK];
+    dgemm(false, true, k, k, m, v, ldv, v, ldv, 0, gram, k);
+    memset(t, 0, (size_t)(k * k) * sizeof *t);
+    for (int64_t j = 0; j < k; j++) {
+        for (int64_t i = 0; i < j; i++) {
+            double sum = 0;
+            for (int64_t l = i; l < j; l++) sum += t[i * k + l] * gram[l * k + j];
+            t[i * k + j] = -tau[j] * sum;
+        }
+        t[j * k + j] = -tau[j];
+    }
+}
+
+// C (rows, m) <- C H_1 ... H_k, or with reverse = true C H_k ... H_1. work: 2 * rows * k.
+static void reflect(double *c, int64_t ldc, int64_t rows, const double *v, int64_t ldv,
+                    const double *tau, int64_t k, int64_t m, bool reverse, double *work) {
+    double t[BLOCK * BLOCK], *x = work, *xt = work + rows * k;
+    block_factor(v, ldv, tau, k, m, t);
+    dgemm(false, true, rows, k, m, c, ldc, v, ldv, 0, x, k);           // X = C V^T
+    dgemm(false, reverse, rows, k, k, x, k, t, k, 0, xt, k);           // X (-T) or X (-T)^T
+    dgemm(false, false, rows, m, k, xt, k, v, ldv, 1, c, ldc);         // C += that V
+}
+
+int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
+    if (n > m) return fail(e, "qr: %lld rows, fewer than %lld columns", (long long)m, (long long)n);
+    double scale = largest(a, m * n);
+    if (isnan(scale)) return fail(e, "qr: the matrix has an entry that is not finite");
+    int status = -1;
+    double *at = matrix(n, m, "qr", e), *q = matrix(n, m, "qr", e), *tau = matrix(n, 1, "qr", e);
+    double *work = matrix(n, 2 * BLOCK, "qr", e);
+    if (!at || !q || !tau || !work) goto done;
+
+    transpose(a, m, n, at);                                            // column i of A: row i
+    if (scale > 0) for (int64_t i = 0; i < m * n; i++) at[i] /= scale;
+    if (r) memset(r, 0, (size_t)(n * n) * sizeof *r);
+    for (int64_t lo = 0; lo < n; lo += BLOCK) {
+        int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
+        for (int64_t i = lo; i < hi; i++) {
+            double *v = at + i * m;
+            if (r) for (int64_t j = 0; j < i; j++) r[j * n + i] = v[j];
+            double beta = house(v + i, v + i + 1, m - i - 1, &tau[i]);
+            if (r) r[i * n + i] = beta;
+            memset(v, 0, (size_t)i * sizeof *v);                       // R has left, v stays
+            for (int64_t j = i + 1; j < hi; j++) {
+                double *x = at + j * m, s = -tau[i] * dot_f64(v + i, x + i, m - i);
+                add_two(x + i, s, v + i, 0, v + i, m - i);
+            }
+        }
+        reflect(at + hi * m + lo, m, n - hi, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, false, work);
+    }
+    // Q^T = (I 0) H_n ... H_1: the last block first, each acting on the rows that are not yet e_i.
+    for (int64_t i = 0; i < n; i++) q[i * m + i] = 1;
+    for (int64_t lo = n ? (n - 1) / BLOCK * BLOCK : -1; lo >= 0; lo -= BLOCK) {
+        int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
+        reflect(q + lo * m + lo, m, n - lo, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, true, work);
+    }
+    transpose(q, n, m, a);
+    if (r) for (int64_t i = 0; i < n * n; i++) r[i] *= scale;
+    status = 0;
+done:
+    free(at), free(q), free(tau), free(work);
+    return status;
+}
+
+// ---- symmetric eigenproblem ----------------------------------------------------------------------
+// A = Q T Q^T with T tridiagonal (Householder), T = Y diag(values) Y^T (divide and conquer),
+// vectors Q Y.
+
+// Works from the last row up: reflector i clears A[i][0 .. i-2], acts on components 0 .. i-1 and
+// stays as v in A[i][0 .. i-1]. T: diagonal d, off[i] between i and i + 1. The rank-2 updates
+// A - v w^T - w v^T of a block of rows are gathered and done as two products.
+static void tridiagonalise(double *a, int64_t n, double *d, double *off, double *tau, double *w) {
+    for (int64_t hi = n, lo; hi > 0; hi = lo) {
+        lo = hi > BLOCK ? hi - BLOCK : 0;
+        for (int64_t i = hi - 1; i >= lo; i--) {
+            double *v = a + i * n, *wi = w + (i - lo) * n;             // w is kept negated
+            for (int64_t k = i + 1; k < hi; k++) {                     // what the block owes row i
+                const double *vk = a + k * n, *wk = w + (k - lo) * n;
+                add_two(v, vk[i], wk, wk[i], vk, i + 1);
+            }
+            d[i] = v[i];
+            if (i == 0) break;
+            off[i - 1] = house(v + i - 1, v, i - 1, &tau[i]);
+            symv(a, n, i, v, wi);
+            for (int64_t k = i + 1; k < hi; k++) {
+                const double *vk = a + k * n, *wk = w + (k - lo) * n;
+                add_two(wi, dot_f64(vk, v, i), wk, dot_f64(wk, v, i), vk, i);
+            }
+            // w = p - (tau/2) (p . v) v, p = tau A v
+            double half = tau[i] * tau[i] * dot_f64(wi, v, i) / 2;
+            for (int64_t j = 0; j < i; j++) wi[j] = half * v[j] - tau[i] * wi[j];
+        }
+        for (int64_t top = 0, end; top < lo; top = end) {              // the lower triangle only
+            end = top + 128 < lo ? top + 128 : lo;
+            double *c = a + top * n;
+            const double *v = a + lo * n;
+            dgemm(true, false, end - top, end, hi - lo, v + top, n, w, n, 1, c, n);
+            dgemm(true, false, end - top, end, hi - lo, w + top, n, v, n, 1, c, n);
+        }
+    }
+}
+
+typedef struct { double value; int64_t row; } Ranked;
+
+static int ascending(const void *a, const void *b) {
+    const Ranked *x = a, *y = b;
+    if (x->value != y->value) return x->value < y->value ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;                     // the same order everywhere
+}
+
+// Room for the merges, sized for the largest.
+typedef struct {
+    double *z;          // (n) the rank-one vector, by row of q
+    double *poles;      // (n) d of the live rows, ascending
+    double *z2;         // (n) z^2 of the live rows, then the recomputed z
+    double *line;       // (n) one row in the making
+    double *roots;      // (n) eigenvalues of the live part
+    double *s;          // (n, n) first d_j - lambda_i, then the eigenvectors of the live part
+    double *rows;       // (n, n) rows of q, gathered
+    Ranked *order;      // (n)
+    int64_t *live, *dead, *column;      // (n)
+    uint8_t *side;      // (n) 1: the row has a left part, 2: a right part, 3: both
+} Merge;
+
+// Root i of 1/rho + sum_j z2_j / (d_j - x), between d_i and d_i+1 (the last: d_i and d_i + rho).
+// delta[j] = d_j - root comes out to full relative accuracy: the root is found as a distance from
+// the nearer pole. Each step solves for a function with the two next poles that agrees in value and
+// both slopes ("the middle way"); a step that leaves the bracket is replaced by bisection.
+static double secular_root(const double *d, const double *z2, int64_t k, int64_t i, double rho,
+                           double *delta) {
+    bool last = i == k - 1;
+    double width = last ? rho : d[i + 1] - d[i], tau = width / 2, lo = 0, hi = width;
+    int64_t origin = i;
+    for (int step = 0; step < 200; step++) {
+        double psi, dpsi, phi, dphi;                                   // poles left and right of x
+        if (step < 2) for (int64_t j = 0; j < k; j++) delta[j] = d[j] - d[origin];
+        pole_sum(z2, delta, tau, i + 1, &psi, &dpsi);
+        pole_sum(z2 + i + 1, delta + i + 1, tau, k - i - 1, &phi, &dphi);
+        double f = 1 / rho + psi + phi;
+        if (step == 0 && !last && f < 0) {                             // the right pole is nearer
+            origin = i + 1, lo = -width / 2, hi = 0, tau = lo;
+            continue;
+        }
+        if (fabs(f) <= 4 * DBL_EPSILON * (1 / rho - psi + phi)) break;
+        if (f < 0) lo = tau; else hi = tau;
+        double left = delta[i] - tau, eta;
+        if (last) {
+            eta = left * f / (f - left * dpsi);
+        } else {
+            double right = delta[i + 1] - tau, c = f - left * dpsi - right * dphi;
+            double a = (left + right) * f - left * right * (dpsi + dphi), b = left * right * f;
+            double root = sqrt(fmax(0, a * a - 4 * b * c));
+            eta = a <= 0 ? (a - root) / (2 * c) : 2 * b / (a + root);
+        }
+        double next = tau + eta;
+        if (!(next > lo && next < hi)) next = lo + (hi - lo) / 2;
+        bool still = fabs(next - tau) <= DBL_EPSILON * fabs(next);
+        tau = next;
+        if (still) break;
+    }
+    for (int64_t j = 0; j < k; j++) delta[j] = (d[j] - d[origin]) - tau;
+    return d[origin] + tau;
+}
+
+// q holds the eigenvectors of two tridiagonal matrices as rows: left (n1, n1) and right below it.
+// Joined by the off-diagonal entry `off` their matrix is D + rho z z^T in this basis. Entries where
+// z vanishes or d repeats are already eigenpairs ("dead"); the others follow from the secular
+// equation. z is recomputed from the roots (Gu, Eisenstat), which makes the vectors orthogonal to
+// working precision however close the roots are. Only the `keep` largest live pairs are formed.
+// Returns the number of rows of q (and of d) that are filled, in no order.
+static int64_t merge(double *d, double *q, int64_t ldq, int64_t n1, int64_t n, double off,
+                     int64_t keep, Merge *m) {
+    int64_t n2 = n - n1, n_live = 0, n_dead = 0, last = -1;
+    double rho = 2 * fabs(off), size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double *row = q + i * ldq;
+        bool left = i < n1;
+        m->z[i] = (left ? row[n1 - 1] : off < 0 ? -row[n1] : row[n1]) * M_SQRT1_2;
+        m->side[i] = left ? 1 : 2;
+        m->order[i] = (Ranked){d[i], i};
+        memset(left ? row + n1 : row, 0, (size_t)(left ? n2 : n1) * sizeof *row);
+        size = fmax(size, fabs(d[i]));
+    }
+    qsort(m->order, (size_t)n, sizeof *m->order, ascending);
+
+    double tol = 4 * DBL_EPSILON * (size + rho) + 1e-100;              // of a matrix scaled to 1
+    for (int64_t o = 0; o < n; o++) {
+        int64_t i = m->order[o].row;
+        if (rho * fabs(m->z[i]) <= tol) {
+            m->dead[n_dead++] = i;
+            continue;
+        }
+        if (last >= 0) {
+            double r = hypot(m->z[i], m->z[last]), c = m->z[i] / r, s = m->z[last] / r;
+            double a = d[last], b = d[i];
+            if ((b - a) * fabs(c * s) <= tol) {                        // all of z into one of the two
+                rotate(q + i * ldq, q + last * ldq, c, s, n);
+                m->z[i] = r;
+                m->side[i] = m->side[last] = m->side[i] | m->side[last];
+                d[i] = a * s * s + b * c * c;
+                d[last] = a * c * c + b * s * s;
+                m->dead[n_dead++] = last;
+            } else {
+                m->live[n_live++] = last;
+            }
+        }
+        last = i;
+    }
+    if (last >= 0) m->live[n_live++] = last;
+
+    // Rows with a left part come first, rows with a right part last: two products without zeros.
+    int64_t k = n_live, at = 0, n_left = 0, n_only = 0;
+    double *b = m->rows;
+    for (int pass = 1; pass <= 3; pass++) {
+        int side = (int[]){1, 3, 2}[pass - 1];
+        for (int64_t j = 0; j < k; j++) {
+            if (m->side[m->live[j]] != side) continue;
+            n_only += side == 1;
+            n_left += side != 2;
+            m->column[j] = at++;
+        }
+    }
+    double *bl = b, *br = bl + n_left * n1, *bd = br + (k - n_only) * n2;
+    for (int64_t j = 0; j < k; j++) {
+        const double *row = q + m->live[j] * ldq;
+        int64_t c = m->column[j];
+        if (c < n_left) memcpy(bl + c * n1, row, (size_t)n1 * sizeof *row);
+        if (c >= n_only) memcpy(br + (c - n_only) * n2, row + n1, (size_t)n2 * sizeof *row);
+    }
+    for (int64_t j = 0; j < n_dead; j++)
+        memcpy(bd + j * n, q + m->dead[j] * ldq, (size_t)n * sizeof *q);
+
+    for (int64_t j = 0; j < k; j++) {
+        double zj = m->z[m->live[j]];
+        m->poles[j] = d[m->live[j]];
+        m->z2[j] = zj * zj;
+    }
+    for (int64_t j = 0; j < n_dead; j++) m->line[j] = d[m->dead[j]];
+    for (int64_t i = 0; i < k; i++)
+        m->roots[i] = secular_root(m->poles, m->z2, k, i, rho, m->s + i * k);
+    // z_j^2 = (root_j - d_j) prod_{i != j} (d_j - root_i) / (d_j - d_i)
+    int64_t kept = keep < k ? keep : k;
+    memcpy(d, m->roots + k - kept, (size_t)kept * sizeof *d);
+    memcpy(d + kept, m->line, (size_t)n_dead * sizeof *d);
+    for (int64_t j = 0; j < k; j++) m->z2[j] = -m->s[j * k + j];
+    for (int64_t i = 0; i < k; i++) {
+        const double *row = m->s + i * k;
+        pole_product(m->z2, row, m->poles, m->poles[i], i);
+        pole_product(m->z2 + i + 1, row + i + 1, m->poles + i + 1, m->poles[i], k - i - 1);
+    }
+    for (int64_t j = 0; j < k; j++) m->z2[j] = copysign(sqrt(m->z2[j]), m->z[m->live[j]]);
+    for (int64_t i = k - kept; i < k; i++) {
+        double *row = m->s + i * k;
+        for (int64_t j = 0; j < k; j++) m->line[m->column[j]] = m->z2[j] / row[j];
+        double scale = 1 / sqrt(norm2(m->line, k));
+        for (int64_t j = 0; j < k; j++) row[j] = m->line[j] * scale;
+    }
+    const double *s = m->s + (k - kept) * k;
+    dgemm(false, false, kept, n1, n_left, s, k, bl, n1, 0, q, ldq);
+    dgemm(false, false, kept, n2, k - n_only, s + n_only, k, br, n2, 0, q + n1, ldq);
+    for (int64_t j = 0; j < n_dead; j++)
+        memcpy(q + (kept + j) * ldq, bd + j * n, (size_t)n * sizeof *q);
+    return kept + n_dead;
+}
+
+// Eigenpairs of the tridiagonal (d, off): values into d, vectors as rows of q, in no order.
+static int64_t divide(double *d, const double *off, int64_t n, double *q, int64_t ldq, int64_t keep,
+                      Merge *m) {
+    if (n == 1) {
+        q[0] = 1;
+        return 1;
+    }
+    // T = (T_1 0; 0 T_2) + |off| u u^T, u = (0 .. 0 1 sign 0 .. 0)
+    int64_t n1 = n / 2;
+    double cut = fabs(off[n1 - 1]);
+    d[n1 - 1] -= cut;
+    d[n1] -= cut;
+    divide(d, off, n1, q, ldq, n1, m);
+    divide(d + n1, off + n1, n - n1, q + n1 * ldq + n1, ldq, n - n1, m);
+    return merge(d, q, ldq, n1, n, off[n1 - 1], keep, m);
+}
+
+int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+    const char *what = "eigenvectors";
+    if (n < 0 || r < 0 || r > n)
+        return fail(e, "%s: %lld wanted of %lld", what, (long long)r, (long long)n);
+    if (r == 0) return 0;
+    double scale = largest(a, n * n);
+    if (isnan(scale)) return fail(e, "%s: the matrix has an entry that is not finite", what);
+
+    int status = -1;
+    double *line = matrix(8, n, what, e), *q = matrix(n, n, what, e), *w = matrix(BLOCK, n, what, e);
+    double *work = matrix(2 * BLOCK, r, what, e);
+    Merge m = {.s = matrix(n, n, what, e), .rows = matrix(n, n, what, e),
+               .order = alloc((size_t)n, sizeof *m.order, what, e),
+               .live = alloc((size_t)n, 3 * sizeof *m.live, what, e),
+               .side = alloc((size_t)n, 1, what, e)};
+    if (!line || !q || !w || !work || !m.s || !m.rows || !m.order || !m.live || !m.side) goto done;
+    double *d = line, *off = line + n, *tau = line + 2 * n;
+    m.z = line + 3 * n, m.poles = line + 4 * n, m.z2 = line + 5 * n;
+    m.line = line + 6 * n, m.roots = line + 7 * n;
+    m.dead = m.live + n, m.column = m.live + 2 * n;
+
+    if (scale > 0) for (int64_t i = 0; i < n * n; i++) a[i] /= scale;  // squares stay in range
+    tridiagonalise(a, n, d, off, tau, w);
+    int64_t found = divide(d, off, n, q, n, r, &m);
+    for (int64_t i = 0; i < found; i++) m.order[i] = (Ranked){-d[i], i};
+    qsort(m.order, (size_t)found, sizeof *m.order, ascending);
+    for (int64_t i = 0; i < r; i++) values[i] = -m.order[i].value * scale;
+    if (vectors) {
+        double *y = m.rows;                                            // (r, n)
+        for (int64_t i = 0; i < r; i++)
+            memcpy(y + i * n, q + m.order[i].row * n, (size_t)n * sizeof *y);
+        // rows of (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time
+        for (int64_t lo = 1; lo < n; lo += BLOCK) {
+            int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
+            for (int64_t i = lo; i < hi; i++) {
+                memcpy(w + (i - lo) * n, a + i * n, (size_t)i * sizeof *w);
+                memset(w + (i - lo) * n + i, 0, (size_t)(n - i) * sizeof *w);
+            }
+            reflect(y, n, r, w, n, tau + lo, hi - lo, hi, false, work);
+        }
+        for (int64_t i = 0; i < r; i++) {                              // largest component positive
+            double *row = y + i * n, top = 0;
+            for (int64_t j = 0; j < n; j++) if (fabs(row[j]) > fabs(top)) top = row[j];
+            if (top < 0) for (int64_t j = 0; j < n; j++) row[j] = -row[j];
+        }
+        transpose(y, r, n, vectors);
+    }
+    status = 0;
+done:
+    free(line), free(q), free(w), free(work), free(m.s), free(m.rows), free(m.order), free(m.live), free(m.side);
+    return status;
+}
+
+int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e) {
+    return eig_sym_leading(a, n, n, values, vectors, e);
+}
+
+// ---- Cholesky ------------------------------------------------------------------------------------
+
+int cholesky(double *a, int64_t n, Err *e) {
+    double *neg = matrix(BLOCK, n, "cholesky", e);
+    if (!neg) return -1;
+    for (int64_t lo = 0; lo < n; lo += BLOCK) {
+        int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
+        // the block's columns less what the columns to their left explain: A -= L L_block^T
+        for (int64_t i = lo; i < hi; i++)
+            for (int64_t j = 0; j < lo; j++) neg[(i - lo) * n + j] = -a[i * n + j];
+        dgemm(false, true, n - lo, hi - lo, lo, a + lo * n, n, neg, n, 1, a + lo * n + lo, n);
+        for (int64_t i = lo; i < n; i++) {
+            double *row = a + i * n;
+            for (int64_t j = lo; j < hi && j <= i; j++) {
+                double s = row[j] - dot_f64(row + lo, a + j * n + lo, j - lo);
+                if (j < i) {
+                    row[j] = s / a[j * n + j];
+                } else if (s > 0 && isfinite(s)) {
+                    row[j] = sqrt(s);
+                } else {
+                    free(neg);
+                    return fail(e, "cholesky: not positive definite: pivot %lld of %lld is %g",
+                                (long long)j, (long long)n, s);
+                }
+            }
+        }
+    }
+    for (int64_t i = 0; i < n; i++) memset(a + i * n + i + 1, 0, (size_t)(n - i - 1) * sizeof *a);
+    free(neg);
+    return 0;
+}
+
+// ---- SVD -----------------------------------------------------------------------------------------
+
+// Makes row i of v (k, n) a unit vector orthogonal to rows 0 .. i-1: the coordinate axis farthest
+// from their span, less its part in it, twice.
+static void complete(double *v, int64_t i, int64_t n) {
+    double *row = v + i * n, best = -1;
+    int64_t axis = 0;
+    for (int64_t j = 0; j < n; j++) {
+        double rest = 1;
+        for (int64_t l = 0; l < i; l++) rest -= v[l * n + j] * v[l * n + j];
+        if (rest > best) best = rest, axis = j;
+    }
+    memset(row, 0, (size_t)n * sizeof *row);
+    row[axis] = 1;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t l = 0; l < i; l++)
+            add_two(row, -dot_f64(row, v + l * n, n), v + l * n, 0, v + l * n, n);
+        double scale = 1 / sqrt(norm2(row, n));
+        for (int64_t j = 0; j < n; j++) row[j] *= scale;
+    }
+}
+
+// A (m, n), m >= n. A = Q R; R R^T = W diag W^T; the rows of B = W^T R are then nearly orthogonal,
+// and one-sided Jacobi finishes what squaring R has lost: B = diag(s) V^T, U = Q W.
+static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e) {
+    int status = -1;
+    double *q = matrix(m, n, "svd", e), *r = matrix(n, n, "svd", e), *g = matrix(n, n, "svd", e);
+    double *w = matrix(n, n, "svd", e), *ut = matrix(n, m, "svd", e), *b = matrix(n, n, "svd", e);
+    Ranked *order = alloc((size_t)n, sizeof *order, "svd", e);
+    if (!q || !r || !g || !w || !ut || !b || !order) goto done;
+
+    double scale = largest(a, m * n);
+    if (isnan(scale)) {
+        fail(e, "svd: the matrix has an entry that is not finite");
+        goto done;
+    }
+    for (int64_t i = 0; i < m * n; i++) q[i] = scale > 0 ? a[i] / scale : 0;   // squares in range
+    if (qr(q, m, n, r, e) < 0) goto done;
+    dgemm(false, true, n, n, n, r, n, r, n, 0, g, n);
+    if (eig_sym(g, n, s, w, e) < 0) goto done;
+    dgemm(true, false, n, n, n, w, n, r, n, 0, b, n);
+    dgemm(true, true, n, m, n, w, n, q, n, 0, ut, m);
+
+    bool turned = true;
+    for (int sweep = 0; sweep < 40 && turned; sweep++) {
+        turned = false;
+        for (int64_t i = 0; i < n; i++) s[i] = norm2(b + i * n, n);
+        for (int64_t i = 0; i < n; i++) {
+            for (int64_t j = i + 1; j < n; j++) {
+                double *x = b + i * n, *y = b + j * n, xy = dot_f64(x, y, n);
+                if (fabs(xy) <= 4 * DBL_EPSILON * sqrt((double)n) * sqrt(s[i] * s[j])) continue;
+                double zeta = (s[i] - s[j]) / (2 * xy);
+                double t = copysign(1 / (fabs(zeta) + hypot(1, zeta)), zeta), c = 1 / hypot(1, t);
+                rotate(x, y, c, c * t, n);
+                rotate(ut + i * m, ut + j * m, c, c * t, m);
+                s[i] = norm2(x, n);
+                s[j] = norm2(y, n);
+                turned = true;
+            }
+        }
+    }
+
+    for (int64_t i = 0; i < n; i++) order[i] = (Ranked){-sqrt(norm2(b + i * n, n)), i};
+    qsort(order, (size_t)n, sizeof *order, ascending);
+    for (int64_t i = 0; i < n; i++) {                                  // V^T into w, U^T into q
+        const double *row = b + order[i].row * n;
+        double size = -order[i].value;
+        s[i] = size * scale;
+        memcpy(q + i * m, ut + order[i].row * m, (size_t)m * sizeof *q);
+        if (size <= DBL_EPSILON * (double)n * -order[0].value) complete(w, i, n);
+        else for (int64_t j = 0; j < n; j++) w[i * n + j] = row[j] / size;
+    }
+    transpose(q, n, m, u);
+    transpose(w, n, n, v);
+    status = 0;
+done:
+    free(q), free(r), free(g), free(w), free(ut), free(b), free(order);
+    return status;
+}
+
+int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e) {
+    if (m >= n) return svd_tall(a, m, n, u, s, v, e);
+    double *at = matrix(n, m, "svd", e);                               // A^T = V diag(s) U^T
+    if (!at) return -1;
+    transpose(a, m, n, at);
+    int status = svd_tall(at, n, m, v, s, u, e);
+    free(at);
+    return status;
+}

@@ -1,0 +1,23 @@
+// linalg: dense linear algebra in double precision, row-major. Threads only through dgemm.
+// Each function's test checks residuals. Work memory is taken and freed inside; -1 when it is out.
+#ifndef LINALG_H
+#define LINALG_H
+
+#include "util.h"
+
+// A (n, n) symmetric, overwritten. values (n) descending; vectors (n, n): COLUMN j belongs to
+// values[j], so A = V diag(values) V^T. vectors may be NULL. Householder, then implicit QL.
+int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e);
+// The r leading eigenvectors only: vectors (n, r), values (r).
+int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e);
+
+// A (m, n), m >= n, becomes Q (m, n) with orthonormal columns; r (n, n) upper triangular, or NULL.
+int qr(double *a, int64_t m, int64_t n, double *r, Err *e);
+// A (n, n) symmetric positive definite -> lower L in place, A = L L^T; -1 when not definite.
+int cholesky(double *a, int64_t n, Err *e);
+// Thin SVD: A (m, n) = U (m, k) diag(s) V^T, V (n, k), k = min(m, n). s descending. A is kept.
+int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e);
+
+double norm2(const double *a, int64_t n);                  // sum of squares
+
+#endif

@@ -1,0 +1,21 @@
+// unicode: UTF-8 read and written, and the classes of code points that the pre-tokenizers' regular
+// expressions speak of. Unicode 16.0. No normalisation, no case mapping.
+#ifndef UNICODE_H
+#define UNICODE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// \p{L}, \p{N}, \s (the property White_Space); every other code point is UC_OTHER.
+enum { UC_OTHER, UC_LETTER, UC_NUMBER, UC_SPACE };
+int unicode_class(uint32_t cp);
+
+enum { UTF8_BAD = 0xFFFFFFFF };    // a code point that is none
+
+// Reads one code point at s (n >= 1 bytes) and returns how many bytes it takes. *cp = UTF8_BAD for
+// bytes that no continuation can make valid, taken together as far as they began a character
+// (Unicode's "maximal subpart"). Returns 0 where the bytes end within a character.
+size_t utf8_next(const char *s, size_t n, uint32_t *cp);
+size_t utf8_put(uint32_t cp, char *out);   // writes 1 to 4 bytes; cp <= 0x10FFFF
+
+#endif

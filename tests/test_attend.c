@@ -1,0 +1,285 @@
+// attend against its definition on the same cache: head layouts, windows, cache types, latent
+// values both ways; equal bits for any number of threads and of queries computed together.
+#include "../core/attend.h"
+#include "test.h"
+
+static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
+static const int types[] = {T_F32, T_F16, T_Q8_0};
+
+static uint64_t seed = 7;
+static void fill(float *x, int64_t n, float a) {
+    for (int64_t i = 0; i < n; i++) x[i] = (2 * random_f32(&seed) - 1) * a;
+}
+static float *floats(int64_t n) { return alloc((size_t)n, sizeof(float), "floats", NULL); }
+
+typedef struct {
+    int64_t n_heads, n_kv, k_width, v_width, out_width, window;
+    bool latent;
+    int expand;                 // the type of M
+} Case;
+
+// A filled cache of `n` positions, queries for all of them and M: freed by done.
+typedef struct { Cache c; Mat m; float *q, *out; } World;
+
+static int make(World *w, const Case *s, int type, int64_t n) {
+    *w = (World){.c = {.type = type, .capacity = n + 3, .n_kv = s->n_kv, .k_width = s->k_width,
+                       .v_width = s->v_width, .latent = s->latent}};
+    size_t k_bytes, v_bytes, row = 0;
+    CHECK(cache_size(&w->c, &k_bytes, &v_bytes), "cache_size");
+    w->c.k = alloc(k_bytes, 1, "k", NULL);
+    w->c.v = alloc(v_bytes, 1, "v", NULL);
+    w->q = floats(n * s->n_heads * s->k_width);
+    w->out = floats(n * s->n_heads * s->out_width);
+    const int64_t v_heads = s->latent ? 1 : s->n_kv;
+    float *k = floats(n * s->n_kv * s->k_width), *v = floats(n * v_heads * s->v_width);
+    fill(w->q, n * s->n_heads * s->k_width, 2);
+    fill(k, n * s->n_kv * s->k_width, 2);
+    fill(v, n * v_heads * s->v_width, 1);
+    // In two parts, as a prompt and what follows it.
+    const int64_t first = n / 3;
+    cache_store(&w->c, 0, first, k, v);
+    cache_store(&w->c, first, n - first, k + first * s->n_kv * s->k_width,
+                v + first * v_heads * s->v_width);
+    free(k);
+    free(v);
+    if (s->latent) {
+        const int64_t rows = s->n_kv * s->out_width;
+        row_size(s->expand, s->v_width, &row);
+        char *data = alloc((size_t)rows * row, 1, "M", NULL);
+        float *x = floats(s->v_width);
+        for (int64_t r = 0; r < rows; r++) {
+            fill(x, s->v_width, 1);
+            quantize_row(s->expand, x, data + (size_t)r * row, s->v_width);
+        }
+        free(x);
+        w->m = (Mat){data, rows, s->v_width, s->expand};
+    }
+    return PASS;
+}
+
+static void done(World *w) {
+    free(w->c.k);
+    free(w->c.v);
+    free((void *)(uintptr_t)w->m.data);
+    free(w->q);
+    free(w->out);
+}
+
+static Attend question(const World *w, const Case *s, int64_t pos, int64_t n, bool rebuild,
+                       float *out) {
+    return (Attend){.cache = &w->c, .n_heads = s->n_heads, .n = n, .pos = pos, .window = s->window,
+                    .scale = 1 / sqrtf((float)s->k_width),
+                    .q = w->q + pos * s->n_heads * s->k_width, .expand = s->latent ? &w->m : NULL,
+                    .rebuild = rebuild, .out_width = s->out_width, .out = out};
+}
+
+static int scratch_for(AttendScratch *m, const Case *s, int64_t n) {
+    Err e;
+    CHECK(attend_scratch(m, n, s->n_heads, s->n_kv, s->k_width, s->v_width, s->out_width, &e) == 0,
+          "%s", e.msg);
+    return PASS;
+}
+
+static int near(const Case *s, const Attend *a, const float *want, double allowed) {
+    for (int64_t i = 0; i < a->n * s->n_heads * s->out_width; i++)
+        CHECK(fabs((double)a->out[i] - want[i]) <= allowed, "%s %s heads %lld/%lld latent %d rebuild "
+              "%d pos %lld n %lld window %lld item %lld: %.9g, expected %.9g", kernels_isa(),
+              type_info(a->cache->type)->name, (long long)s->n_heads, (long long)s->n_kv, s->latent,
+              a->rebuild, (long long)a->pos, (long long)a->n, (long long)a->window, (long long)i,
+              a->out[i], want[i]);
+    return PASS;
+}
+
+// One case: several places and numbers of queries, every variant, both ways of a latent cache.
+static int check(const Case *s, int64_t positions) {
+    const int64_t span[][2] = {{0, 1}, {0, positions}, {1, 5}, {63, 3}, {64, 1}, {65, 70}, {200, 130},
+                               {255, 2}, {256, 1}, {positions - 1, 1}, {positions - 7, 7}};
+    int result = PASS;
+    for (int t = 0; t < COUNT(types) && result == PASS; t++) {
+        if (types[t] == T_Q8_0 && (s->k_width % 32 || s->v_width % 32)) continue;
+        World w;
+        if (make(&w, s, types[t], positions) != PASS) return FAIL;
+        float *want = floats(positions * s->n_heads * s->out_width);
+        Attend all = question(&w, s, 0, positions, false, want);
+        attend_naive(&all);
+        AttendScratch m;
+        if (scratch_for(&m, s, positions) != PASS) return FAIL;
+        for (int v = 0; v < COUNT(isas); v++) {
+            if (kernels_select(isas[v]) != 0) continue;
+            for (int k = 0; k < COUNT(span); k++)
+                for (int rebuild = 0; rebuild <= s->latent && result == PASS; rebuild++) {
+                    const int64_t pos = span[k][0], n = span[k][1];
+                    if (pos < 0 || pos + n > positions) continue;
+                    Attend a = question(&w, s, pos, n, rebuild, w.out);
+                    attend(&a, &m);
+                    const double size = s->latent ? (double)s->v_width : 1;
+                    result = near(s, &a, want + pos * s->n_heads * s->out_width, 3e-6 * size);
+                }
+        }
+        attend_scratch_free(&m);
+        free(want);
+        done(&w);
+    }
+    kernels_init();
+    return result;
+}
+
+static int multi_head(void) {
+    const Case s[] = {{3, 3, 64, 64, 64, 0, false, 0}, {2, 2, 7, 13, 13, 0, false, 0},
+                      {4, 4, 1, 1, 1, 0, false, 0}, {2, 2, 80, 96, 96, 0, false, 0}};
+    for (int i = 0; i < COUNT(s); i++) if (check(s + i, 330) != PASS) return FAIL;
+    return PASS;
+}
+
+static int grouped(void) {
+    const Case s[] = {{9, 3, 64, 64, 64, 0, false, 0}, {8, 1, 32, 32, 32, 0, false, 0},
+                      {71, 1, 16, 5, 5, 0, false, 0}};
+    for (int i = 0; i < COUNT(s); i++) if (check(s + i, 330) != PASS) return FAIL;
+    return PASS;
+}
+
+static int windows(void) {
+    const int64_t window[] = {1, 2, 31, 64, 65, 200, 1000};
+    for (int i = 0; i < COUNT(window); i++) {
+        const Case s = {6, 2, 32, 32, 32, window[i], false, 0};
+        if (check(&s, 530) != PASS) return FAIL;
+    }
+    return PASS;
+}
+
+static int latent(void) {
+    const Case s[] = {{9, 3, 64, 96, 64, 0, true, T_F32}, {4, 4, 32, 160, 32, 100, true, T_F16},
+                      {6, 2, 8, 33, 7, 0, true, T_BF16}, {4, 2, 32, 64, 48, 0, true, T_Q8_0},
+                      {2, 1, 32, 64, 16, 0, true, T_Q4_0}};
+    for (int i = 0; i < COUNT(s); i++) if (check(s + i, 330) != PASS) return FAIL;
+    return PASS;
+}
+
+static int far_positions(void) {      // beyond the last segment's beginning
+    const Case s = {2, 1, 8, 8, 8, 0, false, 0};
+    const int64_t n = 64 * 256 + 300;
+    World w;
+    if (make(&w, &s, T_F16, n) != PASS) return FAIL;
+    AttendScratch m;
+    if (scratch_for(&m, &s, 4) != PASS) return FAIL;
+    float *want = floats(4 * 2 * 8);
+    Attend a = question(&w, &s, n - 4, 4, false, want);
+    attend_naive(&a);
+    a.out = w.out;
+    attend(&a, &m);
+    int result = near(&s, &a, want, 3e-6);
+    Attend one = question(&w, &s, n - 1, 1, false, w.out);
+    attend(&one, &m);
+    if (result == PASS) result = near(&s, &one, want + 3 * 16, 3e-6);
+    attend_scratch_free(&m);
+    free(want);
+    done(&w);
+    return result;
+}
+
+static int same(const float *a, const float *b, int64_t n, const char *what, int threads) {
+    for (int64_t i = 0; i < n; i++)
+        CHECK(memcmp(a + i, b + i, sizeof *a) == 0, "%s %s, %d threads, item %lld: %.9g and %.9g",
+              kernels_isa(), what, threads, (long long)i, a[i], b[i]);
+    return PASS;
+}
+
+// The bits of a query's result do not depend on threads nor on the other queries.
+static int bits(void) {
+    const Case cases[] = {{9, 3, 64, 64, 64, 0, false, 0}, {6, 2, 32, 32, 32, 90, false, 0},
+                          {9, 3, 32, 96, 64, 0, true, T_F16}};
+    enum { POSITIONS = 330 };
+    const int before = threads_get();
+    int result = PASS;
+    for (int i = 0; i < COUNT(cases); i++)
+        for (int t = 0; t < COUNT(types); t++) {
+            const Case *s = cases + i;
+            const int64_t item = s->n_heads * s->out_width;
+            World w;
+            if (make(&w, s, types[t], POSITIONS) != PASS) return FAIL;
+            float *first = floats(POSITIONS * item), *lone = floats(item);
+            for (int v = 0; v < COUNT(isas); v++) {
+                if (kernels_select(isas[v]) != 0) continue;
+                for (int rebuild = 0; rebuild <= s->latent; rebuild++)
+                    for (int threads = 1; threads <= 3; threads++) {
+                        threads_set(threads);
+                        AttendScratch m;
+                        if (scratch_for(&m, s, POSITIONS) != PASS) return FAIL;
+                        Attend a = question(&w, s, 0, POSITIONS, rebuild, threads == 1 ? first : w.out);
+                        attend(&a, &m);
+                        for (int64_t p = 0; p < POSITIONS; p += threads + 17) {
+                            Attend one = question(&w, s, p, 1, rebuild, lone);
+                            attend(&one, &m);
+                            if (result == PASS)
+                                result = same(first + p * item, lone, item, "alone", threads);
+                        }
+                        if (result == PASS)
+                            result = same(first, a.out, POSITIONS * item, "threads", threads);
+                        attend_scratch_free(&m);
+                    }
+            }
+            free(lone);
+            free(first);
+            done(&w);
+        }
+    threads_set(before);
+    kernels_init();
+    return result;
+}
+
+// Scores far apart: the running maximum must not overflow, whichever block holds the largest.
+static int steep_scores(void) {
+    const Case s = {2, 1, 4, 4, 4, 0, false, 0};
+    enum { N = 300 };
+    World w;
+    if (make(&w, &s, T_F32, N) != PASS) return FAIL;
+    float *k = w.c.k, *want = floats(N * 8);
+    for (int i = 0; i < N * 4; i++) k[i] *= i % 97 == 0 ? 300 : i % 13 ? 0.1f : 40;
+    AttendScratch m;
+    if (scratch_for(&m, &s, N) != PASS) return FAIL;
+    int result = PASS;
+    for (int v = 0; v < COUNT(isas) && result == PASS; v++) {
+        if (kernels_select(isas[v]) != 0) continue;
+        Attend a = question(&w, &s, 0, N, false, want);
+        attend_naive(&a);
+        a.out = w.out;
+        attend(&a, &m);
+        result = near(&s, &a, want, 2e-4);
+    }
+    attend_scratch_free(&m);
+    free(want);
+    done(&w);
+    kernels_init();
+    return result;
+}
+
+static int sizes(void) {
+    size_t k = 1, v = 1;
+    Cache c = {.type = T_Q8_0, .capacity = 10, .n_kv = 3, .k_width = 64, .v_width = 96};
+    CHECK(cache_size(&c, &k, &v) && k == 10 * 3 * 68 && v == 10 * 3 * 102, "%zu %zu", k, v);
+    c.latent = true;
+    CHECK(cache_size(&c, &k, &v) && v == 10 * 102, "%zu", v);
+    c.v_width = 95;
+    CHECK(!cache_size(&c, &k, &v), "95 is no multiple of 32");
+    c.type = T_F16;
+    CHECK(cache_size(&c, &k, &v) && k == 10 * 3 * 128 && v == 10 * 190, "%zu %zu", k, v);
+    c.capacity = INT64_MAX / 2;
+    CHECK(!cache_size(&c, &k, &v), "an overflow was not seen");
+    c.capacity = -1;
+    CHECK(!cache_size(&c, &k, &v), "a negative capacity was not seen");
+    AttendScratch s;
+    Err e;
+    CHECK(attend_scratch(&s, INT64_MAX, 9, 3, 64, 64, 64, &e) == -1, "too many queries");
+    CHECK(attend_scratch(&s, 5, 1 << 30, 3, 1 << 30, 1 << 30, 1 << 30, &e) == -1, "too wide");
+    CHECK(attend_scratch(&s, 5, 0, 3, 64, 64, 64, &e) == -1, "no heads");
+    attend_scratch_free(&s);
+    return PASS;
+}
+
+static const Test tests[] = {
+    {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows}, {"latent", latent},
+    {"far_positions", far_positions}, {"bits", bits}, {"steep_scores", steep_scores},
+    {"sizes", sizes},
+};
+
+int main(int argc, char **argv) { return run_tests("attend", tests, COUNT(tests), argc, argv); }

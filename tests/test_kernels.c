@@ -1,0 +1,673 @@
+// Every kernel in every variant that runs here, against its naive twin: odd sizes, buffers that
+// end at a page which may not be read, equal bits for any number of threads and tokens.
+#include "../core/kernels.h"
+#include "test.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
+#define FOR_EACH_ISA(i) \
+    for (int i = 0; i < COUNT(isas); i++) if (kernels_select(isas[i]) == 0)
+
+static uint64_t seed = 1;
+static float random_in(float a) { return (2 * random_f32(&seed) - 1) * a; }
+static void fill(float *x, int64_t n) { for (int64_t i = 0; i < n; i++) x[i] = random_in(1); }
+
+// ---- buffers with a guard page behind them, freed together -----------------------------------------
+
+static struct { char *base; size_t size; } pages[64];
+static int n_pages;
+
+// `size` bytes that end `gap` bytes before a page that faults.
+static void *guarded(size_t size, size_t gap) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t room = (size + gap + page - 1) / page * page;
+    char *p = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED || n_pages == COUNT(pages) || mprotect(p + room, page, PROT_NONE) != 0) {
+        printf("no guarded memory\n");
+        exit(2);
+    }
+    pages[n_pages].base = p, pages[n_pages++].size = room + page;
+    return p + room - size - gap;
+}
+static float *floats(int64_t n) { return guarded((size_t)n * sizeof(float), 0); }
+
+static void free_all(void) {
+    while (n_pages > 0) n_pages--, munmap(pages[n_pages].base, pages[n_pages].size);
+}
+
+// A matrix of any type whose last byte stands `gap` bytes before the guard.
+static Mat random_mat(int type, int64_t rows, int64_t cols, size_t gap) {
+    size_t row = 0;
+    row_size(type, cols, &row);
+    uint8_t *data = guarded((size_t)rows * row, gap);
+    if (type_info(type)->native) {
+        float *x = alloc((size_t)cols, sizeof *x, "a row", NULL);
+        for (int64_t r = 0; r < rows; r++) {
+            fill(x, cols);
+            quantize_row(type, x, data + (size_t)r * row, cols);
+        }
+        free(x);
+    } else {     // any bytes, without the bit that makes a half float infinite
+        for (size_t i = 0; i < (size_t)rows * row; i++) data[i] = random_u64(&seed) & 0xbf;
+    }
+    return (Mat){data, rows, cols, type};
+}
+
+// y (n, rows) against the same of matmul_naive (n, all_rows): within `tolerance` of the sum of
+// absolute products, plus what the quantisation of the activations may do.
+static int compare(const char *what, const Mat *w, const float *x, int64_t n, const float *y,
+                   const float *want, int64_t all_rows, double tolerance, bool quantised) {
+    float *row = alloc((size_t)w->cols, sizeof *row, "a row", NULL);
+    int result = PASS;
+    for (int64_t r = 0; r < w->rows && result == PASS; r++) {
+        mat_row(w, r, row);
+        for (int64_t t = 0; t < n && result == PASS; t++) {
+            double most = 1e-30, rounding = 0;
+            for (int64_t b = 0; b < w->cols; b += 32) {
+                double max = 0, sum = 0;
+                for (int64_t c = b; c < b + 32 && c < w->cols; c++) {
+                    const double a = fabs(x[t * w->cols + c]), v = fabs(row[c]);
+                    max = a > max ? a : max;
+                    sum += v;
+                    most += a * v;
+                }
+                rounding += max / 127 / 2 * sum;
+            }
+            const double bound = tolerance * most + (quantised ? rounding * 1.0001 : 0);
+            const double off = fabs((double)y[t * w->rows + r] - want[t * all_rows + r]);
+            if (!(off <= bound)) {
+                printf("  %s %s %s: %lld x %lld, row %lld token %lld of %lld: %.9g, expected %.9g, "
+                       "allowed %.3g\n", what, kernels_isa(), type_info(w->type)->name,
+                       (long long)w->rows, (long long)w->cols, (long long)r, (long long)t,
+                       (long long)n, y[t * w->rows + r], want[t * all_rows + r], bound);
+                result = FAIL;
+            }
+        }
+    }
+    free(row);
+    return result;
+}
+
+// ---- matmul -----------------------------------------------------------------------------------------
+
+static const int float_types[] = {T_F32, T_F16, T_BF16};
+static const int integer_types[] = {T_Q8_0, T_Q4_0, T_Q4_1};
+static const int other_types[] = {T_Q5_0, T_Q5_1, T_Q2_K, T_Q3_K, T_Q4_K, T_Q5_K, T_Q6_K};
+static const int all_types[] = {T_F32, T_F16, T_BF16, T_Q8_0, T_Q4_0, T_Q4_1, T_Q5_0, T_Q5_1,
+                                T_Q2_K, T_Q3_K, T_Q4_K, T_Q5_K, T_Q6_K};
+
+// One shape in all variants; `gap` makes the weights' address odd.
+static int try_matmul(int type, int64_t cols, int64_t max_rows, int64_t max_n, bool quantised) {
+    const size_t gap = (size_t)cols / 2 % 2;
+    Mat w = random_mat(type, max_rows, cols, gap);
+    float *x = floats(max_n * cols), *want = floats(max_n * max_rows), *y;
+    fill(x, max_n * cols);
+    const Linear naive = {&w, want};
+    matmul_naive(x, max_n, &naive, 1);
+    Scratch s;
+    Err e;
+    CHECK(scratch_init(&s, max_n, cols, &e) == 0, "%s", e.msg);
+    int result = PASS;
+    size_t row = 0;
+    row_size(type, cols, &row);
+    FOR_EACH_ISA(i)
+        for (int64_t rows = 0; rows <= max_rows; rows += rows < 9 ? 1 : 8)
+            for (int64_t n = 0; n <= max_n && result == PASS; n++) {
+                // The first rows' end is no guard, the last rows' is: take those.
+                Mat part = {(const char *)w.data + (size_t)(max_rows - rows) * row, rows, cols, type};
+                y = floats(n * rows);
+                const Linear out = {&part, y};
+                memset(y, 0x55, (size_t)(n * rows) * sizeof *y);
+                matmul(&s, x, n, &out, 1);
+                result = compare("matmul", &part, x, n, y, want + max_rows - rows, max_rows, 1e-6,
+                                 quantised);
+                n_pages--, munmap(pages[n_pages].base, pages[n_pages].size);
+            }
+    scratch_free(&s);
+    kernels_init();
+    return result;
+}
+
+static int matmul_floats(void) {
+    for (int i = 0; i < COUNT(float_types); i++)
+        for (int64_t cols = 0; cols <= 70; cols++) {
+            int result = try_matmul(float_types[i], cols, 9, 7, false);
+            free_all();
+            if (result != PASS) return result;
+        }
+    return PASS;
+}
+
+static int matmul_wide(void) {      // more columns than a chunk holds, more tokens than a block
+    const int64_t shape[][3] = {{1023, 5, 3}, {1025, 4, 8}, {2100, 9, 2}, {40, 6, 125}};
+    for (int i = 0; i < COUNT(float_types); i++)
+        for (int k = 0; k < COUNT(shape); k++) {
+            int result = try_matmul(float_types[i], shape[k][0], shape[k][1], shape[k][2], false);
+            free_all();
+            if (result != PASS) return result;
+        }
+    return PASS;
+}
+
+static int matmul_integers(void) {
+    const int64_t cols[] = {0, 32, 64, 96, 160, 1024, 1056};
+    for (int i = 0; i < COUNT(integer_types); i++)
+        for (int k = 0; k < COUNT(cols); k++) {
+            int result = try_matmul(integer_types[i], cols[k], 33, 10, true);
+            free_all();
+            if (result != PASS) return result;
+        }
+    return PASS;
+}
+
+static int matmul_others(void) {
+    for (int i = 0; i < COUNT(other_types); i++)
+        for (int64_t cols = 0; cols <= 1536; cols += 768) {
+            int result = try_matmul(other_types[i], cols, 9, 7, false);
+            free_all();
+            if (result != PASS) return result;
+        }
+    return PASS;
+}
+
+// Activations that 8 bits hold exactly: nothing but float rounding is left. Weights at the ends of
+// their range, where 16-bit sums would saturate.
+static int matmul_exact_integers(void) {
+    enum { COLS = 192, ROWS = 21, N = 9 };
+    for (int i = 0; i < COUNT(integer_types); i++)
+        for (int extreme = 0; extreme < 2; extreme++) {
+            const int type = integer_types[i];
+            Mat w = random_mat(type, ROWS, COLS, 0);
+            size_t row = 0;
+            row_size(type, COLS, &row);
+            const TypeInfo *t = type_info(type);
+            for (size_t b = 0; b < ROWS * row && extreme; b++) {
+                const int at = (int)(b % (size_t)t->bytes), head = type == T_Q4_1 ? 4 : 2;
+                if (at >= head) ((uint8_t *)(uintptr_t)w.data)[b] =
+                    type != T_Q8_0 ? 0xff : b / 34 % 3 == 0 ? 0x80 : b / 34 % 3 == 1 ? 0x7f : 0x81;
+            }
+            float *x = floats(N * COLS), *y = floats(N * ROWS), *want = floats(N * ROWS);
+            for (int k = 0; k < N * COLS; k++) {
+                int q = (int)(random_u64(&seed) % 255) - 127;
+                if (k % 32 == 5 || extreme) q = k / 32 % 2 ? -127 : 127;
+                x[k] = (float)q * 0.0625f;
+            }
+            const Linear naive = {&w, want}, out = {&w, y};
+            matmul_naive(x, N, &naive, 1);
+            Scratch s;
+            Err e;
+            CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
+            int result = PASS;
+            FOR_EACH_ISA(v) {
+                matmul(&s, x, N, &out, 1);
+                if (result == PASS) result = compare("exact", &w, x, N, y, want, ROWS, 1e-6, false);
+            }
+            scratch_free(&s);
+            free_all();
+            kernels_init();
+            if (result != PASS) return result;
+        }
+    return PASS;
+}
+
+static int same_bits(const char *what, const float *a, const float *b, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        CHECK(memcmp(a + i, b + i, sizeof *a) == 0, "%s %s: item %lld: %.9g and %.9g", what,
+              kernels_isa(), (long long)i, a[i], b[i]);
+    return PASS;
+}
+
+// The same bits with 1, 2, 3 threads, token by token, in slices, and together with other matrices.
+static int matmul_bits(void) {
+    enum { COLS = 1280, N = 13, MORE = 40 };
+    const int64_t rows = 301;
+    Err e;
+    Scratch s, small;
+    CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
+    CHECK(scratch_init(&small, 4, COLS, &e) == 0, "%s", e.msg);
+    int result = PASS;
+    const int before = threads_get();
+    for (int i = 0; i < COUNT(all_types); i++) {
+        Mat w = random_mat(all_types[i], rows, COLS, 1), q = random_mat(T_Q8_0, MORE, COLS, 0),
+            f = random_mat(T_F16, MORE, COLS, 0), none = {NULL, 0, COLS, T_F32};
+        float *x = floats(N * COLS), *first = floats(N * rows), *y = floats(N * rows);
+        float *yq = floats(N * MORE), *yf = floats(N * MORE);
+        fill(x, N * COLS);
+        FOR_EACH_ISA(v) {
+            const Linear ref = {&w, first}, out = {&w, y};
+            const Linear many[] = {{&q, yq}, {&none, NULL}, out, {&f, yf}};
+            threads_set(1);
+            matmul(&s, x, N, &ref, 1);
+            for (int threads = 1; threads <= 3 && result == PASS; threads++) {
+                threads_set(threads);
+                matmul(&s, x, N, &out, 1);
+                result = same_bits("threads", first, y, N * rows);
+                memset(y, 0, (size_t)(N * rows) * sizeof *y);
+                matmul(&small, x, N, many, COUNT(many));
+                if (result == PASS) result = same_bits("slices", first, y, N * rows);
+                for (int t = 0; t < N; t++) {
+                    const Linear one = {&w, y + t * rows};
+                    matmul(&s, x + t * COLS, 1, &one, 1);
+                }
+                if (result == PASS) result = same_bits("one by one", first, y, N * rows);
+            }
+        }
+        free_all();
+        if (result != PASS) printf("  type %s\n", type_info(all_types[i])->name);
+    }
+    threads_set(before);
+    scratch_free(&s);
+    scratch_free(&small);
+    kernels_init();
+    return result;
+}
+
+// A NaN among quantised activations reaches the results; other tokens stay whole.
+static int matmul_nan(void) {
+    enum { COLS = 64, ROWS = 5, N = 3 };
+    Mat w = random_mat(T_Q8_0, ROWS, COLS, 0);
+    float *x = floats(N * COLS), *y = floats(N * ROWS);
+    fill(x, N * COLS);
+    x[COLS + 40] = NAN;
+    x[2 * COLS + 3] = INFINITY;
+    Scratch s;
+    Err e;
+    CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
+    FOR_EACH_ISA(v) {
+        const Linear out = {&w, y};
+        matmul(&s, x, N, &out, 1);
+        for (int r = 0; r < ROWS; r++) {
+            CHECK(isfinite(y[r]), "%s row %d: %g", kernels_isa(), r, y[r]);
+            CHECK(!isfinite(y[ROWS + r]), "%s NaN row %d: %g", kernels_isa(), r, y[ROWS + r]);
+            CHECK(!isfinite(y[2 * ROWS + r]), "%s inf row %d: %g", kernels_isa(), r, y[2 * ROWS + r]);
+        }
+    }
+    scratch_free(&s);
+    free_all();
+    kernels_init();
+    return PASS;
+}
+
+static int scratch_limits(void) {
+    Scratch s;
+    Err e;
+    CHECK(scratch_init(&s, INT64_MAX / 2, INT64_MAX / 2, &e) == -1, "no error");
+    CHECK(scratch_init(&s, -1, 5, &e) == -1, "no error");
+    CHECK(scratch_init(&s, 0, 0, &e) == 0, "%s", e.msg);
+    scratch_free(&s);
+    scratch_free(&s);
+    return PASS;
+}
+
+// ---- matmul_t ---------------------------------------------------------------------------------------
+
+static int try_matmul_t(int type, int64_t rows, int64_t cols, int64_t max_n) {
+    Mat w = random_mat(type, rows, cols, (size_t)cols / 2 % 2);
+    float *x = floats(max_n * rows), *want = floats(max_n * cols);
+    fill(x, max_n * rows);
+    matmul_t_naive(x, max_n, &w, want);
+    float *row = alloc((size_t)cols, sizeof *row, "a row", NULL);
+    double *most = alloc((size_t)cols, sizeof *most, "bounds", NULL);
+    for (int64_t r = 0; r < rows; r++) {
+        mat_row(&w, r, row);
+        for (int64_t c = 0; c < cols; c++) most[c] += fabs(row[c]);
+    }
+    int result = PASS;
+    FOR_EACH_ISA(i)
+        for (int64_t n = 0; n <= max_n; n++) {
+            float *y = floats(n * cols);
+            memset(y, 0x55, (size_t)(n * cols) * sizeof *y);
+            matmul_t(NULL, x, n, &w, y);
+            for (int64_t k = 0; k < n * cols && result == PASS; k++)
+                if (!(fabs((double)y[k] - want[k]) <= 1e-6 * most[k % cols])) {
+                    printf("  matmul_t %s %s: %lld x %lld, n = %lld, item %lld: %.9g, expected %.9g\n",
+                           isas[i], type_info(type)->name, (long long)rows, (long long)cols,
+                           (long long)n, (long long)k, y[k], want[k]);
+                    result = FAIL;
+                }
+            n_pages--, munmap(pages[n_pages].base, pages[n_pages].size);
+        }
+    free(most);
+    free(row);
+    free_all();
+    kernels_init();
+    return result;
+}
+
+static int matmul_t_values(void) {
+    const int64_t rows[] = {0, 1, 7, 8, 9, 33};
+    for (int i = 0; i < COUNT(all_types); i++) {
+        const int block = type_info(all_types[i])->block;
+        const int64_t step = block == 1 ? 5 : block, most = block == 1 ? 300 : 3 * block;
+        for (int64_t cols = 0; cols <= most; cols += step)
+            for (int k = 0; k < COUNT(rows); k++)
+                if (try_matmul_t(all_types[i], rows[k], cols, 7) != PASS) return FAIL;
+    }
+    return PASS;
+}
+
+static int matmul_t_bits(void) {
+    enum { ROWS = 130, N = 13 };
+    int result = PASS;
+    const int before = threads_get();
+    for (int i = 0; i < COUNT(all_types); i++) {
+        const int64_t cols = type_info(all_types[i])->block == 1 ? 1213 : 1280;
+        Mat w = random_mat(all_types[i], ROWS, cols, 1);
+        float *x = floats(N * ROWS), *first = floats(N * cols), *y = floats(N * cols);
+        fill(x, N * ROWS);
+        FOR_EACH_ISA(v) {
+            threads_set(1);
+            matmul_t(NULL, x, N, &w, first);
+            for (int threads = 1; threads <= 3 && result == PASS; threads++) {
+                threads_set(threads);
+                matmul_t(NULL, x, N, &w, y);
+                result = same_bits("threads", first, y, N * cols);
+                for (int t = 0; t < N; t++) matmul_t(NULL, x + t * ROWS, 1, &w, y + t * cols);
+                if (result == PASS) result = same_bits("one by one", first, y, N * cols);
+            }
+        }
+        free_all();
+        if (result != PASS) printf("  type %s\n", type_info(all_types[i])->name);
+    }
+    threads_set(before);
+    kernels_init();
+    return result;
+}
+
+// ---- vectors ----------------------------------------------------------------------------------------
+
+static int vectors(void) {
+    FOR_EACH_ISA(v)
+        for (int64_t n = 0; n <= 140; n++) {
+            float *a = floats(n), *b = floats(n), *y = floats(n), *z = floats(n);
+            fill(a, n), fill(b, n), fill(y, n);
+            double want = 0, most = 0, square = 0;
+            for (int64_t i = 0; i < n; i++) {
+                want += (double)a[i] * b[i], most += fabs((double)a[i] * b[i]);
+                square += (double)a[i] * a[i];
+            }
+            CHECK(fabs(dot(a, b, n) - want) <= 1e-6 * most, "%s dot %lld", isas[v], (long long)n);
+            memcpy(z, y, (size_t)n * sizeof *y);
+            axpy(z, 0.3f, a, n);
+            for (int64_t i = 0; i < n; i++)
+                CHECK(fabs(z[i] - (y[i] + 0.3f * (double)a[i])) < 2e-7, "%s axpy %lld: %g", isas[v],
+                      (long long)i, z[i]);
+            memcpy(z, y, (size_t)n * sizeof *y);
+            add(z, a, n);
+            for (int64_t i = 0; i < n; i++)
+                CHECK(z[i] == y[i] + a[i], "%s add %lld: %g", isas[v], (long long)i, z[i]);
+            if (n > 0) {
+                rmsnorm(z, a, b, n, 1e-5f);
+                for (int64_t i = 0; i < n; i++) {
+                    const double w = a[i] / sqrt(square / (double)n + 1e-5f) * b[i];
+                    CHECK(fabs(z[i] - w) <= 2e-6 * fabs(w) + 1e-12, "%s rmsnorm %lld of %lld: %g, %g",
+                          isas[v], (long long)i, (long long)n, z[i], w);
+                }
+                rmsnorm(a, a, b, n, 1e-5f);
+                if (same_bits("rmsnorm in place", a, z, n) != PASS) return FAIL;
+            }
+            float most_y = -INFINITY;
+            for (int64_t i = 0; i < n; i++) most_y = y[i] > most_y ? y[i] : most_y;
+            CHECK(max_of(y, n) == most_y, "%s max of %lld: %g", isas[v], (long long)n, max_of(y, n));
+            free_all();
+        }
+    kernels_init();
+    return PASS;
+}
+
+static double ulps(float got, double want) {
+    if (got == (float)want) return 0;
+    const double unit = ldexp(1, (fabs(want) < 0x1p-126 ? -126 : ilogb(want)) - 23);
+    return fabs(got - want) / unit;
+}
+
+static int exponential(void) {
+    enum { N = 4096 };
+    float *x = floats(N), *y = floats(N);
+    FOR_EACH_ISA(v) {
+        double worst = 0;
+        for (int turn = 0; turn < 50; turn++) {
+            for (int i = 0; i < N; i++) x[i] = turn < 25 ? random_in(104) : random_in(2);
+            memcpy(y, x, N * sizeof *x);
+            exp_sum(y, N, 1, 0);
+            for (int i = 0; i < N; i++) {
+                const double want = exp((double)x[i]);
+                if (want > 3.4028234e38) {
+                    CHECK(y[i] > 3.4e38f, "%s exp %g: %g", isas[v], x[i], y[i]);
+                    continue;
+                }
+                const double off = ulps(y[i], want);
+                if (off > worst) worst = off;
+                CHECK(off <= 2, "%s exp %.9g: %.9g, expected %.9g", isas[v], x[i], y[i], want);
+            }
+        }
+        const float special[] = {0, -INFINITY, INFINITY, NAN, -1e30f, 1e30f, -87.5f, 88.7f};
+        float got[COUNT(special)];
+        memcpy(got, special, sizeof got);
+        exp_sum(got, COUNT(special), 1, 0);
+        CHECK(got[0] == 1 && got[1] == 0 && got[2] == INFINITY && isnan(got[3]) && got[4] == 0 &&
+              got[5] == INFINITY && got[6] > 0 && isfinite(got[7]), "%s: %g %g %g %g %g %g %g %g",
+              isas[v], got[0], got[1], got[2], got[3], got[4], got[5], got[6], got[7]);
+    }
+    free_all();
+    kernels_init();
+    return PASS;
+}
+
+static int softmax_extremes(void) {
+    FOR_EACH_ISA(v)
+        for (int64_t n = 1; n <= 70; n++)
+            for (int kind = 0; kind < 5; kind++) {
+                float *x = floats(n), *y = floats(n);
+                for (int64_t i = 0; i < n; i++)
+                    x[i] = kind == 0 ? random_in(10) : kind == 1 ? 1e30f
+                         : kind == 2 ? (i == n / 2 ? 3e38f : -3e38f)
+                         : kind == 3 ? (i % 2 && i ? -INFINITY : -5000) : random_in(1000);
+                memcpy(y, x, (size_t)n * sizeof *x);
+                softmax(y, n);
+                double max = -INFINITY, sum = 0, total = 0;
+                for (int64_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
+                for (int64_t i = 0; i < n; i++) sum += exp(x[i] - max);
+                for (int64_t i = 0; i < n; i++) {
+                    const double want = exp(x[i] - max) / sum;
+                    total += y[i];
+                    CHECK(fabs(y[i] - want) <= (1e-6 + 1e-7 * (max - x[i])) * want + 1e-38, "%s kind %d n %lld item %lld: "
+                          "%.9g, expected %.9g", isas[v], kind, (long long)n, (long long)i, y[i], want);
+                }
+                CHECK(fabs(total - 1) < 1e-5, "%s sum %.9g", isas[v], total);
+                free_all();
+            }
+    kernels_init();
+    return PASS;
+}
+
+static int swiglu_values(void) {
+    FOR_EACH_ISA(v)
+        for (int64_t n = 0; n <= 70; n++) {
+            float *g = floats(n), *u = floats(n), *y = floats(n);
+            for (int64_t i = 0; i < n; i++) g[i] = random_in(i % 7 == 0 ? 200 : 8), u[i] = random_in(3);
+            memcpy(y, g, (size_t)n * sizeof *g);
+            swiglu(y, u, n);
+            for (int64_t i = 0; i < n; i++) {
+                const double want = g[i] / (1 + exp(-(double)g[i])) * u[i];
+                CHECK(fabs(y[i] - want) <= 1e-6 * fabs(want) + 1e-36, "%s gate %g up %g: %.9g, %.9g",
+                      isas[v], g[i], u[i], y[i], want);
+            }
+            free_all();
+        }
+    kernels_init();
+    return PASS;
+}
+
+static int half_floats(void) {
+    enum { ALL = 65536 };
+    uint16_t *h = guarded(ALL * sizeof *h, 0), *back = guarded(ALL * sizeof *back, 0);
+    float *f = floats(ALL);
+    FOR_EACH_ISA(v) {
+        for (int i = 0; i < ALL; i++) h[i] = (uint16_t)i;
+        f16_row_to_f32(h, f, ALL);
+        for (int i = 0; i < ALL; i++) {
+            const float want = f16_to_f32((uint16_t)i);
+            CHECK(isnan(want) ? isnan(f[i]) : memcmp(&want, f + i, 4) == 0, "%s half %04x: %g, %g",
+                  isas[v], i, f[i], want);
+        }
+        for (int turn = 0; turn < 20; turn++) {
+            for (int i = 0; i < ALL; i++) {      // any bits, and the neighbourhood of halves
+                uint32_t bits = (uint32_t)random_u64(&seed);
+                memcpy(f + i, &bits, 4);
+                if (turn % 2) f[i] = ldexpf(random_in(1), (int)(bits % 48) - 30);
+            }
+            f32_row_to_f16(f, back, ALL);
+            for (int i = 0; i < ALL; i++) {
+                const uint16_t want = f32_to_f16(f[i]);
+                CHECK(isnan(f[i]) ? isnan(f16_to_f32(back[i])) : back[i] == want,
+                      "%s %.9g: %04x, expected %04x", isas[v], f[i], back[i], want);
+            }
+        }
+        for (int64_t n = 0; n < 40; n++) {
+            f32_row_to_f16(f + ALL - n, back + ALL - n, n);
+            f16_row_to_f32(back + ALL - n, f + ALL - n, n);
+        }
+    }
+    free_all();
+    kernels_init();
+    return PASS;
+}
+
+// ---- dgemm ------------------------------------------------------------------------------------------
+
+static double *doubles(int64_t n) {
+    double *x = guarded((size_t)n * sizeof *x, 0);
+    for (int64_t i = 0; i < n; i++) x[i] = random_in(1);
+    return x;
+}
+
+static int try_dgemm(int64_t m, int64_t n, int64_t k, bool ta, bool tb, double beta) {
+    const int64_t lda = (ta ? m : k) + 1, ldb = (tb ? k : n) + 2, ldc = n + 3;
+    double *a = doubles((ta ? k : m) * lda), *b = doubles((tb ? n : k) * ldb);
+    double *c0 = doubles(m * ldc), *c = doubles(m * ldc), *first = doubles(m * ldc);
+    const int before = threads_get();
+    int result = PASS;
+    FOR_EACH_ISA(v) {
+        for (int threads = 1; threads <= 3; threads++) {
+            double *to = threads == 1 ? first : c;
+            threads_set(threads);
+            memcpy(to, c0, (size_t)(m * ldc) * sizeof *c);
+            dgemm(ta, tb, m, n, k, a, lda, b, ldb, beta, to, ldc);
+        }
+        for (int64_t r = 0; r < m && result == PASS; r++)
+            for (int64_t i = 0; i < ldc && result == PASS; i++) {
+                double want = i < n && beta == 0 ? 0 : c0[r * ldc + i], most = fabs(want);
+                for (int64_t p = 0; p < k && i < n; p++) {
+                    const double x = (ta ? a[p * lda + r] : a[r * lda + p]) *
+                                     (tb ? b[i * ldb + p] : b[p * ldb + i]);
+                    want += x, most += fabs(x);
+                }
+                const double got = first[r * ldc + i];
+                if (!(fabs(got - want) <= 1e-15 * (double)(k + 4) * most) ||
+                    memcmp(&got, c + r * ldc + i, sizeof got) != 0) {
+                    printf("  dgemm %s %lld x %lld x %lld ta %d tb %d beta %g at %lld, %lld: %.17g, "
+                           "3 threads %.17g, expected %.17g\n", isas[v], (long long)m, (long long)n,
+                           (long long)k, ta, tb, beta, (long long)r, (long long)i, got,
+                           c[r * ldc + i], want);
+                    result = FAIL;
+                }
+            }
+    }
+    threads_set(before);
+    kernels_init();
+    free_all();
+    return result;
+}
+
+static int dgemm_values(void) {
+    const int64_t shape[][3] = {{1, 1, 1}, {1, 1, 0}, {3, 5, 0}, {2, 3, 5}, {7, 9, 8}, {8, 24, 16},
+        {9, 25, 17}, {23, 23, 23}, {5, 49, 193}, {31, 13, 192}, {65, 70, 71}, {200, 30, 40},
+        {193, 50, 385}, {0, 4, 4}, {4, 0, 4}};
+    for (int i = 0; i < COUNT(shape); i++)
+        for (int mode = 0; mode < 8; mode++)
+            if (try_dgemm(shape[i][0], shape[i][1], shape[i][2], mode & 1, mode & 2, mode >> 2)
+                != PASS) return FAIL;
+    return PASS;
+}
+
+// ---- threads and variants ---------------------------------------------------------------------------
+
+static unsigned char touched[10000];
+static void touch(void *ctx, int64_t begin, int64_t end, int thread) {
+    int *most = ctx;
+    for (int64_t i = begin; i < end; i++) __atomic_fetch_add(touched + i, 1, __ATOMIC_RELAXED);
+    if (thread >= *most) printf("  thread %d of %d\n", thread, *most);
+}
+static void nest(void *ctx, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        int one = 1;
+        (void)ctx;
+        parallel_for(1000, 1, touch, &one);
+    }
+}
+
+static int parallel_parts(void) {
+    const int before = threads_get();
+    for (int threads = 1; threads <= 5; threads++)
+        for (int64_t n = 0; n <= 10000; n = n * 3 + 1)
+            for (int64_t grain = 0; grain <= 3000; grain = grain * 10 + 1) {
+                threads_set(threads);
+                memset(touched, 0, sizeof touched);
+                int limit = threads;
+                parallel_for(n, grain, touch, &limit);
+                for (int64_t i = 0; i < 10000; i++)
+                    CHECK(touched[i] == (i < n), "%d threads, n %lld, grain %lld: item %lld %d times",
+                          threads, (long long)n, (long long)grain, (long long)i, touched[i]);
+            }
+    threads_set(2);
+    memset(touched, 0, sizeof touched);
+    parallel_for(7, 1, nest, NULL);
+    for (int i = 0; i < 1000; i++) CHECK(touched[i] == 7, "item %d: %d times", i, touched[i]);
+    threads_set(0);
+    CHECK(threads_get() == 1, "%d threads", threads_get());
+    threads_set(1000);
+    CHECK(threads_get() == 256, "%d threads", threads_get());
+    threads_set(before);
+    return PASS;
+}
+
+static int selection(void) {
+    CHECK(kernels_select("generic") == 0, "generic");
+    CHECK(strcmp(kernels_isa(), "generic") == 0, "%s", kernels_isa());
+    CHECK(kernels_select("no such") == -1, "an unknown name was taken");
+    CHECK(strcmp(kernels_isa(), "generic") == 0, "%s", kernels_isa());
+    const char *old = getenv("TENSORLLM_ISA");
+    char keep[64];
+    snprintf(keep, sizeof keep, "%s", old ? old : "");
+    setenv("TENSORLLM_ISA", "generic", 1);
+    kernels_init();
+    CHECK(strcmp(kernels_isa(), "generic") == 0, "%s", kernels_isa());
+    if (old) setenv("TENSORLLM_ISA", keep, 1);
+    else unsetenv("TENSORLLM_ISA");
+    kernels_init();
+    return PASS;
+}
+
+static int bandwidth(void) {
+    const double b = read_bandwidth();
+    CHECK(b > 1e7 && b < 1e14, "%g bytes a second", b);
+    return PASS;
+}
+
+static const Test tests[] = {
+    {"matmul_floats", matmul_floats}, {"matmul_wide", matmul_wide},
+    {"matmul_integers", matmul_integers}, {"matmul_others", matmul_others},
+    {"matmul_exact_integers", matmul_exact_integers}, {"matmul_bits", matmul_bits},
+    {"matmul_nan", matmul_nan}, {"scratch_limits", scratch_limits},
+    {"matmul_t_values", matmul_t_values}, {"matmul_t_bits", matmul_t_bits},
+    {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
+    {"swiglu_values", swiglu_values}, {"half_floats", half_floats},
+    {"dgemm_values", dgemm_values}, {"parallel_parts", parallel_parts},
+    {"selection", selection}, {"bandwidth", bandwidth},
+};
+
+int main(int argc, char **argv) { return run_tests("kernels", tests, COUNT(tests), argc, argv); }
