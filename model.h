@@ -1,0 +1,97 @@
+// model: THE PAGE OF SHAPES. A decoder of the LLaMA family, bound to the tensors of a GGUF or .tbin
+// and run: one forward pass for one token and for many. Weights are borrowed from the mapping.
+//
+// Names.  d embedding width · h query heads · n_kv KV heads · hd head width · f feed-forward width
+//         V vocabulary · T positions of the cache · n tokens in one call
+// Matrices are row-major (rows, cols), last axis contiguous, y = W x.
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "tucker.h"
+#include "core/gguf.h"
+
+typedef struct {
+    char arch[32];             // "llama" (LLaMA 1-3, Mistral, SmolLM, TinyLlama), "qwen2", "qwen3"
+    int64_t d, h, n_kv, hd, f, vocab;
+    int64_t n_layers;
+    int64_t context;           // positions the model was trained for
+    int64_t window;            // a token sees this many positions; 0: all
+    float norm_eps;
+    double rope_base;          // angle of pair i at position t: t / rope_scale * rope_base^(-2i/rope_dims)
+    double rope_scale;         // > 1: linear scaling
+    int64_t rope_dims;         // rotated numbers of each head, the first ones
+    bool rope_half;            // pair i is (i, i + rope_dims/2); else (2i, 2i + 1)
+    bool tucker;               // a .tbin
+} Config;
+
+typedef struct {
+    const float *attn_norm;    // (d)
+    Attention attn;            // W_Q (h*hd, d)  W_K, W_V (n_kv*hd, d)  W_O (d, h*hd), or their factors
+    const float *q_norm;       // (hd), or NULL: RMSNorm of every head's q and k (qwen3)
+    const float *k_norm;       // (hd)
+    const float *ffn_norm;     // (d)
+    Mat gate, up;              // (f, d)
+    Mat down;                  // (d, f)
+} Layer;
+
+typedef struct {
+    Config config;
+    Mat embedding;             // (V, d)
+    Mat output;                // (V, d): the embedding again where tied
+    const float *output_norm;  // (d)
+    const float *rope_factors; // (rope_dims / 2) divisors of the angles (llama 3 scaling), or NULL
+    Layer *layer;              // (n_layers)
+    float **owned;             // (n_layers) mixed value cores, see attention_expand
+} Model;
+
+// Binds g, which must outlive the model. Every tensor's shape is checked; an architecture, a setting
+// or a layer's tensor that this program does not compute is refused by name.
+int model_bind(Model *m, const Gguf *g, Err *e);
+void model_free(Model *m);
+
+typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;
+
+typedef struct {
+    int64_t context;           // positions of the cache; 1 .. config.context
+    int64_t batch;             // tokens computed together; 0: a default
+    int kv_type;               // T_F32, T_F16, T_Q8_0
+    CacheForm form;            // of V in layers whose V is factored; auto: attention_latent_pays
+} SessionConfig;
+
+// One timeline: a cache of positions and room for the tokens in flight. Owned by the session; a
+// model may have many.
+typedef struct {
+    const Model *model;
+    SessionConfig config;
+    int64_t pos;               // positions filled
+    int64_t n;                 // tokens of the last batch; their final hidden states stand in x
+    Cache *cache;              // (n_layers)
+    float *angles;             // (T, rope_dims / 2, 2) cos, sin
+    float *x, *xn, *y;         // (batch, d) residual stream, normed, a sublayer's output
+    float *q, *o;              // (batch, h * max(hd, …)) queries, heads' outputs
+    float *k, *v;              // (batch, n_kv*hd), (batch, widest V row)
+    float *gate, *up;          // (batch, f)
+    float *out;                // (max_logits, V)
+    int64_t max_logits;
+    AttentionWork work;
+    size_t cache_bytes;
+} Session;
+
+int session_init(Session *s, const Model *m, SessionConfig c, Err *e);
+void session_free(Session *s);
+
+// Computes n more tokens (n <= batch, pos + n <= context, else -1) and adds them to the cache.
+int forward(Session *s, const int *ids, int64_t n, Err *e);
+// The same for any number of tokens, batch by batch; stops early, with 0, when `interrupted`.
+int prefill(Session *s, const int *ids, int64_t n, Err *e);
+// Logits (count, V) of tokens first … first + count - 1 of the last forward; count <= max_logits.
+float *logits(Session *s, int64_t first, int64_t count);
+// Forgets positions from pos on: the timeline goes back.
+void session_rewind(Session *s, int64_t pos);
+
+typedef struct { double attention, ffn, embedding, output, other; } Parts;
+Parts model_bytes(const Model *m);         // of the weights one token reads (of the embedding: all)
+Parts model_params(const Model *m);        // stored numbers; a tied output counts once, as embedding
+double model_step_bytes(const Model *m);   // read by one decode step, without the cache
+
+#endif

@@ -1,0 +1,479 @@
+// run: the command line. Loads a model, then generates, chats, or hands over to a tool. This file
+// and export/export.c are the only ones that print errors and exit.
+#include "tools/tools.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char usage[] =
+"usage: ./run MODEL [options]           MODEL: a .tbin, or a dense GGUF of a LLaMA-family model\n"
+"text   -p TEXT | -f FILE | standard input     the prompt; \"\" begins with BOS alone\n"
+"       -i                chat, with the model's own template; -p is then the first message\n"
+"       --system TEXT     the chat's system message\n"
+"       --no-echo         print only what is generated, not the prompt; --ids: as token ids\n"
+"       -n N              tokens to generate (256; chat: to the end of the context)\n"
+"       -c N              positions of the cache (prompt + n; chat: 4096; perplexity: 512)\n"
+"draw   -s SEED (1)  --temp T (0.8; 0: greedy)  --top-k K (40; 0: all)  --top-p P (0.95)\n"
+"       --min-p P (0.05)  --repeat-penalty R (1: off)  --repeat-last N (64)\n"
+"run    -t N              threads (OMP_NUM_THREADS, else all cores)\n"
+"       -b N              tokens computed together in a prompt (64)\n"
+"       --kv f32|f16|q8   type of the cache (f16)\n"
+"       --cache auto|dense|latent    what is cached of V in factored layers (auto: by cost)\n"
+"other  --info            configuration, ranks, parameters and bytes by part\n"
+"       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
+"       --tokenize FILE   ids of a text on one line; --detokenize FILE: back (FILE \"-\": stdin)\n"
+"       --version  -h     about the program; this page\n";
+
+typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_TOKENIZE, DO_DETOKENIZE } Action;
+
+typedef struct {
+    const char *model, *prompt, *prompt_file, *system, *tool_file;
+    Action action;
+    bool no_echo, ids;
+    int64_t n, context, windows, batch, threads;   // n, context: 0 when not given
+    SamplerConfig sampler;
+    int kv_type;
+    CacheForm form;
+} Options;
+
+static void die(const char *message) {
+    fflush(stdout);
+    fprintf(stderr, "run: %s\n", message);
+    exit(1);
+}
+
+// ---- the command line ----------------------------------------------------------------------------
+
+static int64_t whole(const char *flag, const char *text, int64_t min, int64_t max) {
+    char *end, message[256];
+    long long v = strtoll(text, &end, 10);
+    if (end == text || *end || v < min || v > max) {
+        snprintf(message, sizeof message, "%s takes a whole number from %lld to %lld, not \"%.60s\"",
+                 flag, (long long)min, (long long)max, text);
+        die(message);
+    }
+    return v;
+}
+
+static float real(const char *flag, const char *text, double min, double max) {
+    char *end, message[256];
+    double v = strtod(text, &end);
+    if (end == text || *end || !(v >= min && v <= max)) {
+        snprintf(message, sizeof message, "%s takes a number from %g to %g, not \"%.60s\"", flag, min,
+                 max, text);
+        die(message);
+    }
+    return (float)v;
+}
+
+static int choice(const char *flag, const char *text, const char *const *names, int n) {
+    char message[256];
+    for (int i = 0; i < n; i++)
+        if (strcmp(text, names[i]) == 0) return i;
+    snprintf(message, sizeof message, "%s does not know \"%.60s\" (-h shows what it takes)", flag, text);
+    die(message);
+    return -1;
+}
+
+static void tool(Options *o, Action a, const char *file) {
+    o->action = a;
+    o->tool_file = file;
+}
+
+static Options read_options(int argc, char **argv) {
+    static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
+    static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
+    static const char *const forms[] = {"auto", "dense", "latent"};
+    Options o = {.kv_type = T_F16, .batch = 64,
+                 .sampler = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
+                             .repeat_penalty = 1, .repeat_last = 64, .seed = 1}};
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
+        #define IS(flag) (strcmp(a, flag) == 0)
+        if (IS("-h") || IS("--help")) { fputs(usage, stdout); exit(0); }
+        if (IS("--version")) {
+            printf("tensorllm.c, %s, %s kernels, %d threads%s\n", __VERSION__, kernels_isa(),
+                   threads_get(),
+        #ifdef _OPENMP
+                   "");
+        #else
+                   ", built without OpenMP");
+        #endif
+            exit(0);
+        }
+        if (IS("-i")) { o.action = DO_CHAT; continue; }
+        if (IS("--info")) { o.action = DO_INFO; continue; }
+        if (IS("--no-echo")) { o.no_echo = true; continue; }
+        if (IS("--ids")) { o.ids = o.no_echo = true; continue; }
+        if (*a != '-' || !a[1]) {
+            if (o.model) die("more than one model file (a prompt goes behind -p)");
+            o.model = a;
+            continue;
+        }
+        bool known = true;
+        if (!v) v = "";
+        if (IS("-p") || IS("--prompt")) o.prompt = v;
+        else if (IS("-f")) o.prompt_file = v;
+        else if (IS("--system")) o.system = v;
+        else if (IS("-n")) o.n = whole(a, v, 1, 1 << 30);
+        else if (IS("-c")) o.context = whole(a, v, 2, 1 << 30);
+        else if (IS("-t")) o.threads = whole(a, v, 1, 256);
+        else if (IS("-b")) o.batch = whole(a, v, 1, 4096);
+        else if (IS("-s")) o.sampler.seed = (uint64_t)whole(a, v, 0, INT64_MAX);
+        else if (IS("--temp")) o.sampler.temp = real(a, v, 0, 100);
+        else if (IS("--top-k")) o.sampler.top_k = (int)whole(a, v, 0, INT32_MAX);
+        else if (IS("--top-p")) o.sampler.top_p = real(a, v, 0, 1);
+        else if (IS("--min-p")) o.sampler.min_p = real(a, v, 0, 1);
+        else if (IS("--repeat-penalty")) o.sampler.repeat_penalty = real(a, v, 0.01, 100);
+        else if (IS("--repeat-last")) o.sampler.repeat_last = (int)whole(a, v, 0, 1 << 20);
+        else if (IS("--windows")) o.windows = whole(a, v, 1, INT32_MAX);
+        else if (IS("--kv")) o.kv_type = kv_types[choice(a, v, kv_names, 4)];
+        else if (IS("--cache")) o.form = (CacheForm)choice(a, v, forms, 3);
+        else if (IS("--perplexity")) tool(&o, DO_PERPLEXITY, v);
+        else if (IS("--tokenize")) tool(&o, DO_TOKENIZE, v);
+        else if (IS("--detokenize")) tool(&o, DO_DETOKENIZE, v);
+        else known = false;
+        #undef IS
+        char message[256];
+        if (!known || ++i >= argc) {
+            snprintf(message, sizeof message, known ? "%.100s needs a value (-h shows all flags)"
+                                                    : "unknown flag %.100s (-h shows all)", a);
+            die(message);
+        }
+    }
+    if (!o.model) die("no model file given; for instance: ./run models/stories.tbin -p \"Once upon a time\"");
+    if (o.prompt && o.prompt_file) die("-p and -f are two prompts: give one");
+    return o;
+}
+
+// ---- text as it is made --------------------------------------------------------------------------
+
+// Holds back what may become the stop string, so that it never reaches the screen. ids: prints token
+// ids instead of text.
+typedef struct { const char *stop; char held[64]; size_t n; bool stopped, ids; } Printer;
+
+static void print_text(Printer *p, const char *text) {
+    for (; *text && !p->stopped; text++) {
+        if (!p->stop) { putchar(*text); continue; }
+        p->held[p->n++] = *text;
+        while (p->n && strncmp(p->held, p->stop, p->n) != 0) {
+            putchar(p->held[0]);
+            memmove(p->held, p->held + 1, --p->n);
+        }
+        if (p->n == strlen(p->stop)) p->stopped = true;
+    }
+    fflush(stdout);
+}
+
+static void print_end(Printer *p) {
+    if (!p->stopped) fwrite(p->held, 1, p->n, stdout);
+    p->n = 0;
+    fflush(stdout);
+}
+
+typedef struct { int64_t prompt, made; double prompt_time, made_time, read; } Timing;
+
+// Generates up to n tokens from the logits of the last one computed; the ids go on in the cache. The
+// token that ends the text is not printed. Stops at `interrupted`.
+static int generate(const Loaded *l, Session *s, Sampler *sampler, Printer *out, Decoder *decoder,
+                    int64_t n, Timing *t, Err *e) {
+    double start = seconds();
+    int64_t cached = 0;
+    for (int64_t i = 0; i < n && !interrupted && !out->stopped; i++) {
+        int id = sampler_pick(sampler, logits(s, s->n - 1, 1));
+        sampler_accept(sampler, id);
+        if (tokenizer_ends(l->tokenizer, id)) break;
+        if (out->ids) printf("%d ", id);
+        else print_text(out, tokenizer_decode(l->tokenizer, decoder, id));
+        if (ferror(stdout)) break;                       // whoever read it has gone
+        if (i + 1 == n || s->pos >= s->config.context) break;
+        if (forward(s, &id, 1, e)) return -1;
+        t->made++;
+        cached += s->pos;
+    }
+    print_text(out, tokenizer_decode_end(l->tokenizer, decoder));
+    print_end(out);
+    t->made_time += seconds() - start;
+    t->read += (double)t->made * model_step_bytes(l->model) +
+               (double)cached * (double)s->cache_bytes / (double)s->config.context;
+    return 0;
+}
+
+static void report(const Timing *t, const Session *s) {
+    fprintf(stderr, "[prompt %lld tokens, %.1f tok/s; decode %lld tokens, %.1f tok/s, %.1f GB/s read; "
+            "cache %.1f MB, peak memory %.0f MB]\n", (long long)t->prompt,
+            t->prompt_time > 0 ? (double)t->prompt / t->prompt_time : 0, (long long)t->made,
+            t->made_time > 0 ? (double)t->made / t->made_time : 0,
+            t->made_time > 0 ? t->read / t->made_time / 1e9 : 0, (double)s->cache_bytes / 1e6,
+            (double)peak_memory() / 1e6);
+}
+
+// ---- one prompt ----------------------------------------------------------------------------------
+
+static int run_prompt(const Loaded *l, const Options *o, const char *prompt, size_t size, Err *e) {
+    Session s = {0};
+    Sampler sampler = {0};
+    int *text = NULL, *ids = NULL, status = -1;
+    size_t n_text = 0;
+    if (tokenizer_encode(l->tokenizer, prompt, size, true, true, &text, &n_text, e)) return -1;
+    bool bos = l->vocab->bos >= 0 && (l->vocab->add_bos || n_text == 0);
+    if (bos && n_text && text[0] == l->vocab->bos) bos = false;         // written in the prompt
+    int64_t n = (int64_t)n_text + bos, trained = l->model->config.context;
+    int64_t make = o->n ? o->n : 256, context = o->context ? o->context : n + make;
+    if (!o->context && context > trained) context = trained;
+    if (n == 0) { fail(e, "an empty prompt, and this vocabulary has no BOS to begin with"); goto done; }
+    if (n >= context && (o->context || n > trained)) {
+        fail(e, "the prompt has %lld tokens, the context %lld positions%s", (long long)n,
+             (long long)context, o->context ? " (-c)" : "");
+        goto done;
+    }
+    SessionConfig c = {context, o->batch < n ? o->batch : n, o->kv_type, o->form};
+    if (!(ids = alloc((size_t)n, sizeof *ids, "prompt", e)) || session_init(&s, l->model, c, e) ||
+        sampler_init(&sampler, (int)l->model->config.vocab, o->sampler, e))
+        goto done;
+    if (bos) ids[0] = l->vocab->bos;
+    if (n_text) memcpy(ids + bos, text, n_text * sizeof *ids);
+    if (!o->no_echo) fwrite(prompt, 1, size, stdout);
+    fflush(stdout);
+
+    Timing t = {.prompt = n};
+    Printer out = {.ids = o->ids};
+    Decoder decoder = {.started = n_text > 0};
+    double start = seconds();
+    if (prefill(&s, ids, n, e)) goto done;
+    t.prompt_time = seconds() - start;
+    for (int64_t i = 0; i < n; i++) sampler_accept(&sampler, ids[i]);
+    if (!interrupted && generate(l, &s, &sampler, &out, &decoder, make, &t, e)) goto done;
+    putchar('\n');
+    fflush(stdout);
+    report(&t, &s);
+    status = 0;
+done:
+    session_free(&s);
+    sampler_free(&sampler);
+    free(ids);
+    free(text);
+    return status;
+}
+
+// ---- chat ----------------------------------------------------------------------------------------
+
+// A chat format: what stands around each turn. Marks are read as control tokens, what people write
+// never is. system_first: the system message stands inside the first user turn.
+typedef struct {
+    const char *name, *needs[2];             // recognised when the template holds both strings
+    const char *system[2], *user[2];         // before and after
+    const char *reply_end;                   // behind the model's reply
+    bool system_first, bos_each_turn;
+    const char *stop;                        // ends a reply beside the vocabulary's own tokens
+} ChatFormat;
+
+static const ChatFormat formats[] = {
+    {"chatml", {"<|im_start|>", "<|im_end|>"}, {"<|im_start|>system\n", "<|im_end|>\n"},
+     {"<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"}, "<|im_end|>\n", false, false, NULL},
+    {"llama3", {"<|start_header_id|>", "<|eot_id|>"},
+     {"<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"},
+     {"<|start_header_id|>user<|end_header_id|>\n\n",
+      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"}, "<|eot_id|>", false, false, NULL},
+    {"llama2", {"[INST]", "<<SYS>>"}, {"[INST] <<SYS>>\n", "\n<</SYS>>\n\n"}, {"[INST] ", " [/INST]"},
+     " </s>", true, true, NULL},
+    {"mistral", {"[INST]", "[/INST]"}, {"[INST] ", "\n\n"}, {"[INST] ", " [/INST]"}, "</s>", true,
+     false, NULL},
+    {"plain", {"", ""}, {"", "\n\n"}, {"User: ", "\nAssistant:"}, "\n", false, false, "\nUser:"},
+};
+
+static const ChatFormat *chat_format(Str template) {
+    const ChatFormat *plain = &formats[sizeof formats / sizeof *formats - 1];
+    char *text = strndup(template.n ? template.s : "", template.n);
+    const ChatFormat *f = formats;
+    while (text && f < plain && !(strstr(text, f->needs[0]) && strstr(text, f->needs[1]))) f++;
+    if (!text) f = plain;
+    if (f == plain)
+        fprintf(stderr, "run: %s; using plain \"User: … Assistant: …\" turns\n", template.n
+                ? "the chat template in this file is of no kind known here (chatml, llama2, llama3, "
+                  "mistral)" : "this file has no chat template");
+    free(text);
+    return f;
+}
+
+// The system message that a chatml template puts when none is given: the text between its marks,
+// where that is literal. NULL: none. Caller frees.
+static char *default_system(const ChatFormat *f, Str template) {
+    if (f != &formats[0]) return NULL;
+    char *text = strndup(template.s, template.n), *found = NULL;
+    for (char *p = text; p && !found && (p = strstr(p, "<|im_start|>system")); ) {
+        p += strlen("<|im_start|>system");
+        p += *p == '\n' ? 1 : strncmp(p, "\\n", 2) == 0 ? 2 : 0;
+        char *end = strstr(p, "<|im_end|>");
+        if (end && end > p && !memchr(p, '{', (size_t)(end - p)) && !memchr(p, '\'', (size_t)(end - p)))
+            found = strndup(p, (size_t)(end - p));
+    }
+    free(text);
+    return found;
+}
+
+typedef struct { int *ids; size_t n; } Ids;
+
+static int append(const Loaded *l, Ids *to, const char *text, bool special, bool first, Err *e) {
+    int *more = NULL, *all;
+    size_t n = 0;
+    if (tokenizer_encode(l->tokenizer, text, strlen(text), special, first, &more, &n, e)) return -1;
+    if (!(all = realloc(to->ids, (to->n + n + 1) * sizeof *all))) {
+        free(more);
+        return fail(e, "out of memory");
+    }
+    if (n) memcpy(all + to->n, more, n * sizeof *all);
+    to->ids = all;
+    to->n += n;
+    free(more);
+    return 0;
+}
+
+// Ids of one user turn, with what stands before and behind it.
+static int add_turn(const Loaded *l, Ids *to, const ChatFormat *f, const char *system,
+                    const char *message, bool first, Err *e) {
+    bool bos = l->vocab->bos >= 0 && l->vocab->add_bos && (first || f->bos_each_turn);
+    bool put_system = first && system && *system;
+    if (append(l, to, "", true, true, e)) return -1;                      // room for one more id
+    if (bos) to->ids[to->n++] = l->vocab->bos;
+    if (put_system && (append(l, to, f->system[0], true, true, e) ||
+                       append(l, to, system, false, false, e) ||
+                       append(l, to, f->system[1], true, false, e)))
+        return -1;
+    if (!(put_system && f->system_first) && append(l, to, f->user[0], true, bos && !put_system, e))
+        return -1;
+    return append(l, to, message, false, false, e) || append(l, to, f->user[1], true, false, e) ? -1 : 0;
+}
+
+static char *read_line(const char *prompt) {
+    char *line = NULL;
+    size_t room = 0;
+    if (isatty(STDIN_FILENO)) fputs(prompt, stderr);
+    ssize_t n = getline(&line, &room, stdin);
+    if (n < 0) { free(line); return NULL; }
+    if (n && line[n - 1] == '\n') line[n - 1] = 0;
+    return line;
+}
+
+static int run_chat(const Loaded *l, const Options *o, const char *first_message, Err *e) {
+    const ChatFormat *f = chat_format(l->vocab->chat_template);
+    char *own = o->system ? NULL : default_system(f, l->vocab->chat_template);
+    const char *system = o->system ? o->system : own;
+    int64_t trained = l->model->config.context;
+    SessionConfig c = {o->context ? o->context : trained < 4096 ? trained : 4096, o->batch, o->kv_type,
+                       o->form};
+    Session s = {0};
+    Sampler sampler = {0};
+    Timing t = {0};
+    Ids ids = {0};
+    int status = -1;
+    bool first = true;
+    char *line = first_message ? strdup(first_message) : NULL;
+    if (session_init(&s, l->model, c, e) ||
+        sampler_init(&sampler, (int)l->model->config.vocab, o->sampler, e))
+        goto done;
+    for (; line || (line = read_line("> ")); free(line), line = NULL) {
+        interrupted = 0;
+        if (!*line) continue;
+        ids.n = 0;
+        if (!first && append(l, &ids, f->reply_end, true, false, e)) goto done;
+        if (add_turn(l, &ids, f, system, line, first, e)) goto done;
+        if ((int64_t)ids.n >= c.context - s.pos) {
+            fail(e, "this message has %zu tokens and the chat %lld of %lld positions: it is full", ids.n,
+                 (long long)s.pos, (long long)c.context);
+            goto done;
+        }
+        first = false;
+        double start = seconds();
+        if (prefill(&s, ids.ids, (int64_t)ids.n, e)) goto done;
+        t.prompt_time += seconds() - start;
+        t.prompt += (int64_t)ids.n;
+        Printer out = {.stop = f->stop};
+        Decoder decoder = {.started = false};
+        if (!interrupted && generate(l, &s, &sampler, &out, &decoder,
+                                     o->n ? o->n : c.context, &t, e))
+            goto done;
+        putchar('\n');
+        fflush(stdout);
+    }
+    report(&t, &s);
+    status = 0;
+done:
+    free(line);
+    free(own);
+    free(ids.ids);
+    session_free(&s);
+    sampler_free(&sampler);
+    return status;
+}
+
+// ---- main ----------------------------------------------------------------------------------------
+
+static void on_interrupt(int signal_number) {
+    if (interrupted) _exit(128 + signal_number);         // the second time: at once
+    interrupted = 1;
+}
+
+static int act(const Options *o, Loaded *l, Err *e) {
+    SessionConfig c = {0, o->batch, o->kv_type, o->form};
+    char *prompt = NULL;
+    size_t size = 0;
+    int status;
+    switch (o->action) {
+    case DO_INFO:       return tool_info(l, o->kv_type, e);
+    case DO_TOKENIZE:   return tool_tokenize(l, o->tool_file, e);
+    case DO_DETOKENIZE: return tool_detokenize(l, o->tool_file, e);
+    case DO_PERPLEXITY: {
+        int64_t window = o->context ? o->context : 512, trained = l->model->config.context;
+        if (!o->context && window > trained) window = trained;
+        return tool_perplexity(l, o->tool_file, window, o->windows, c, e);
+    }
+    case DO_CHAT:       return run_chat(l, o, o->prompt, e);
+    default:            break;
+    }
+    if (o->prompt) return run_prompt(l, o, o->prompt, strlen(o->prompt), e);
+    if (!o->prompt_file && isatty(STDIN_FILENO))
+        return fail(e, "no prompt: give -p TEXT, -f FILE, text on standard input, or -i to chat");
+    if (read_text(o->prompt_file ? o->prompt_file : "-", &prompt, &size, e)) return -1;
+    status = run_prompt(l, o, prompt, size, e);
+    free(prompt);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    Options o = read_options(argc, argv);
+    Err e = {""};
+    Gguf file = {0};
+    Vocab vocab = {0};
+    Model model = {0};
+    Loaded l = {.path = o.model, .file = &file, .vocab = &vocab};
+    struct sigaction catch = {.sa_handler = on_interrupt};
+    sigaction(SIGINT, &catch, NULL);
+    sigaction(SIGTERM, &catch, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    if (o.threads) threads_set((int)o.threads);
+
+    bool needs_model = o.action != DO_TOKENIZE && o.action != DO_DETOKENIZE;
+    int status = -1;
+    if (gguf_open(&file, o.model, &e) || vocab_from_gguf(&vocab, &file, &e)) goto done;
+    if (needs_model && !(o.action == DO_INFO && file.n_tensors == 0)) {
+        if (model_bind(&model, &file, &e)) goto done;
+        l.model = &model;
+        if (vocab.n > model.config.vocab) {
+            fail(&e, "%s: a vocabulary of %d pieces, an embedding of %lld rows", o.model, vocab.n,
+                 (long long)model.config.vocab);
+            goto done;
+        }
+    }
+    if (!(l.tokenizer = tokenizer_new(&vocab, &e))) goto done;
+    status = act(&o, &l, &e);
+done:
+    tokenizer_free(l.tokenizer);
+    model_free(&model);
+    vocab_free(&vocab);
+    gguf_free(&file);
+    if (status) die(e.msg);
+    return fflush(stdout) || ferror(stdout) ? 1 : 0;
+}

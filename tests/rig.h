@@ -1,0 +1,230 @@
+// A small random model, made in memory: dense, and the same with its attention on Tucker factors.
+#ifndef RIG_H
+#define RIG_H
+
+#include "../core/sampler.h"
+#include "../model.h"
+#include "test.h"
+
+typedef struct {
+    const char *arch, *pairs;             // pairs: NULL, "half" or "interleaved"
+    int64_t d, h, n_kv, hd, f, vocab, layers, context;
+    bool biases, tied, factors;           // factors: rope_freqs.weight
+    double linear;                        // rope scaling, 0: none
+    int type;                             // of 2-D weights
+    uint64_t seed;
+} Rig;
+
+typedef struct { GgufBuilder *b; Gguf g; Model m; void *owned[512]; int n; } RigModel;
+
+static float rig_normal(uint64_t *s) {
+    float sum = -6;
+    for (int i = 0; i < 12; i++) sum += random_f32(s);
+    return sum;
+}
+
+static float *rig_floats(RigModel *r, int64_t n) {
+    if (r->n >= COUNT(r->owned)) { printf("rig: too many tensors\n"); exit(2); }
+    return r->owned[r->n++] = calloc((size_t)(n > 0 ? n : 1), sizeof(float));
+}
+
+// Adds W (rows, cols), stored in type; rows = 0: a vector of cols F32.
+static void rig_add(RigModel *r, const char *name, int type, int64_t rows, int64_t cols, const float *w) {
+    if (!rows) { gguf_add(r->b, name, T_F32, 1, (int64_t[4]){cols, 1, 1, 1}, w); return; }
+    size_t size;
+    if (!row_size(type, cols, &size)) { type = T_F32; size = (size_t)cols * sizeof(float); }
+    uint8_t *stored = r->owned[r->n++] = calloc((size_t)rows, size);
+    for (int64_t i = 0; i < rows; i++) quantize_row(type, w + i * cols, stored + (size_t)i * size, cols);
+    gguf_add(r->b, name, type, 2, (int64_t[4]){cols, rows, 1, 1}, stored);
+}
+
+static float *rig_random(RigModel *r, uint64_t *s, int64_t rows, int64_t cols, float scale) {
+    float *w = rig_floats(r, (rows ? rows : 1) * cols);
+    for (int64_t i = 0; i < (rows ? rows : 1) * cols; i++)
+        w[i] = rows ? scale * rig_normal(s) : scale + 0.3f * rig_normal(s);
+    return w;
+}
+
+static void rig_free(RigModel *r) {
+    model_free(&r->m);
+    gguf_free(&r->g);
+    gguf_builder_free(r->b);
+    for (int i = 0; i < r->n; i++) free(r->owned[i]);
+    memset(r, 0, sizeof *r);
+}
+
+// Ranks of a factored rig: r_embd, r_head, r_kind of every group; 0: full.
+typedef struct { const char *scheme; int64_t r_embd, r_head, r_kind; bool rebuilt; } RigTucker;
+
+static int rig_sets(const char *scheme, int set[4]) {
+    int n = 0;
+    memset(set, 0, 4 * sizeof *set);
+    for (; scheme && *scheme; scheme++) {
+        if (*scheme == '+') n++;
+        else set[n] |= 1 << (strchr("qkvo", *scheme) - "qkvo");
+    }
+    return set[0] ? n + 1 : 0;
+}
+
+// The attention of one layer: dense, on factors, or (rebuilt) dense from the factors again.
+static int rig_attention(RigModel *r, const Rig *c, int64_t l, float *w[4], const RigTucker *t,
+                         int32_t *ranks) {
+    static const char *const dense[] = {"attn_q", "attn_k", "attn_v", "attn_output"};
+    AttnShape s = {c->d, c->h, c->n_kv, c->hd};
+    int64_t heads[] = {c->h, c->n_kv, c->n_kv, c->h}, m = c->h / c->n_kv;
+    char name[96];
+    int set[4], n = rig_sets(t ? t->scheme : NULL, set), done = 0;
+    for (int i = 0; i < n; i++) {
+        char letters[8] = "";
+        for (int p = 0, end = 0; p < 4; p++) if (set[i] & 1 << p) letters[end++] = "qkvo"[p];
+        int64_t kinds = group_kinds(set[i], m), size[4] = {c->d, c->hd, kinds, c->n_kv};
+        int64_t most = c->hd * kinds * c->n_kv < c->d ? c->hd * kinds * c->n_kv : c->d;
+        int64_t rank[4] = {t->r_embd ? t->r_embd : most, t->r_head ? t->r_head : c->hd,
+                           t->r_kind && t->r_kind < kinds ? t->r_kind : kinds, c->n_kv};
+        if (rank[0] > most) rank[0] = most;
+        double *x = calloc((size_t)(c->d * c->hd * kinds * c->n_kv), sizeof *x);
+        Tucker k = {0};
+        Err e = {""};
+        tensorise(&s, set[i], (const float *const *)w, x);
+        if (tucker_hosvd(&k, x, size, rank, &e)) { printf("hosvd: %s\n", e.msg); return -1; }
+        if (t->rebuilt) {
+            if (tucker_reconstruct(&k, x, &e)) return -1;
+            untensorise(&s, set[i], x, w);
+        } else {
+            bool mixed = rank[2] < kinds;
+            float *embd = rig_floats(r, rank[0] * c->d), *head = rig_floats(r, c->hd * rank[1]);
+            float *kind = rig_floats(r, kinds * rank[2]), *core[4] = {0}, *g = NULL;
+            for (int p = 0; p < 4; p++)
+                if (set[i] & 1 << p && !mixed) core[p] = rig_floats(r, heads[p] * rank[1] * rank[0]);
+            if (mixed) g = rig_floats(r, rank[2] * c->n_kv * rank[1] * rank[0]);
+            tucker_pack(&k, &s, set[i], embd, head, kind, core, g);
+            bool out = set[i] == HAS_O;
+            snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_embd.weight", (int)l, letters);
+            rig_add(r, name, c->type, out ? c->d : rank[0], out ? rank[0] : c->d, embd);
+            snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_head.weight", (int)l, letters);
+            if (rank[1] < c->hd) rig_add(r, name, T_F32, c->hd, rank[1], head);
+            snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_kind.weight", (int)l, letters);
+            if (mixed) rig_add(r, name, T_F32, kinds, rank[2], kind);
+            snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_core.weight", (int)l, letters);
+            if (mixed) rig_add(r, name, c->type, rank[2] * c->n_kv * rank[1], rank[0], g);
+            for (int p = 0; p < 4; p++) {
+                if (!core[p]) continue;
+                int64_t wide = heads[p] * rank[1];
+                snprintf(name, sizeof name, "blk.%d.attn_tucker_%c_core.weight", (int)l, "qkvo"[p]);
+                rig_add(r, name, c->type, p == P_O ? rank[0] : wide, p == P_O ? wide : rank[0], core[p]);
+            }
+            done |= set[i];
+            for (int p = 0; p < 4; p++)
+                for (int j = 0; j < 3; j++)
+                    if (set[i] & 1 << p) ranks[12 * l + 3 * p + j] = (int32_t)rank[j];
+        }
+        tucker_free(&k);
+        free(x);
+    }
+    for (int p = 0; p < 4; p++) {
+        if (done & 1 << p) continue;
+        int64_t wide = heads[p] * c->hd;
+        snprintf(name, sizeof name, "blk.%d.%s.weight", (int)l, dense[p]);
+        rig_add(r, name, c->type, p == P_O ? c->d : wide, p == P_O ? wide : c->d, w[p]);
+    }
+    return 0;
+}
+
+// Builds and binds; the same seed gives the same weights whatever t is.
+static int rig_build(RigModel *r, const Rig *c, const RigTucker *t, Err *e) {
+    memset(r, 0, sizeof *r);
+    r->b = gguf_builder(e);
+    if (!r->b) return -1;
+    uint64_t s = c->seed;
+    char key[96];
+    #define KEY(suffix) (snprintf(key, sizeof key, "%s." suffix, c->arch), key)
+    gguf_set_str(r->b, "general.architecture", c->arch, strlen(c->arch));
+    gguf_set_int(r->b, KEY("embedding_length"), GGUF_U32, c->d);
+    gguf_set_int(r->b, KEY("block_count"), GGUF_U32, c->layers);
+    gguf_set_int(r->b, KEY("feed_forward_length"), GGUF_U32, c->f);
+    gguf_set_int(r->b, KEY("context_length"), GGUF_U32, c->context);
+    gguf_set_int(r->b, KEY("attention.head_count"), GGUF_U32, c->h);
+    gguf_set_int(r->b, KEY("attention.head_count_kv"), GGUF_U32, c->n_kv);
+    gguf_set_int(r->b, KEY("attention.key_length"), GGUF_U32, c->hd);
+    gguf_set_int(r->b, KEY("attention.value_length"), GGUF_U32, c->hd);
+    gguf_set_float(r->b, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
+    gguf_set_float(r->b, KEY("rope.freq_base"), 10000);
+    if (c->linear > 0) {
+        gguf_set_str(r->b, KEY("rope.scaling.type"), "linear", 6);
+        gguf_set_float(r->b, KEY("rope.scaling.factor"), (float)c->linear);
+    }
+    if (c->pairs) gguf_set_str(r->b, "tucker.rope_pairs", c->pairs, strlen(c->pairs));
+    rig_add(r, "token_embd.weight", c->type, c->vocab, c->d, rig_random(r, &s, c->vocab, c->d, 1));
+    rig_add(r, "output_norm.weight", 0, 0, c->d, rig_random(r, &s, 0, c->d, 1));
+    if (!c->tied)
+        rig_add(r, "output.weight", c->type, c->vocab, c->d,
+                rig_random(r, &s, c->vocab, c->d, 1 / sqrtf((float)c->d)));
+    if (c->factors) {
+        float *v = rig_floats(r, c->hd / 2);
+        for (int64_t i = 0; i < c->hd / 2; i++) v[i] = 1 + 3 * random_f32(&s);
+        rig_add(r, "rope_freqs.weight", 0, 0, c->hd / 2, v);
+    }
+    int32_t *ranks = calloc((size_t)(12 * c->layers), sizeof *ranks);
+    Str *schemes = calloc((size_t)c->layers, sizeof *schemes);
+    int status = -1;
+    for (int64_t l = 0; l < c->layers; l++) {
+        float g = 1.5f / sqrtf((float)c->d);
+        float *w[4] = {rig_random(r, &s, c->h * c->hd, c->d, g), rig_random(r, &s, c->n_kv * c->hd, c->d, g),
+                       rig_random(r, &s, c->n_kv * c->hd, c->d, g), rig_random(r, &s, c->d, c->h * c->hd, g)};
+        schemes[l] = (Str){t ? t->scheme : "", t ? strlen(t->scheme) : 0};
+        if (rig_attention(r, c, l, w, t, ranks)) goto done;
+        struct { const char *name; int64_t rows, cols; bool put; } rest[] = {
+            {"attn_norm.weight", 0, c->d, true}, {"ffn_norm.weight", 0, c->d, true},
+            {"ffn_gate.weight", c->f, c->d, true}, {"ffn_up.weight", c->f, c->d, true},
+            {"ffn_down.weight", c->d, c->f, true},
+            {"attn_q.bias", 0, c->h * c->hd, c->biases}, {"attn_k.bias", 0, c->n_kv * c->hd, c->biases},
+            {"attn_v.bias", 0, c->n_kv * c->hd, c->biases}, {"attn_output.bias", 0, c->d, c->biases},
+            {"attn_q_norm.weight", 0, c->hd, !strcmp(c->arch, "qwen3")},
+            {"attn_k_norm.weight", 0, c->hd, !strcmp(c->arch, "qwen3")},
+        };
+        for (int i = 0; i < COUNT(rest); i++) {
+            float *v = rig_random(r, &s, rest[i].rows, rest[i].cols, rest[i].rows ? g : 1);
+            char name[96];
+            snprintf(name, sizeof name, "blk.%d.%s", (int)l, rest[i].name);
+            if (rest[i].put) rig_add(r, name, c->type, rest[i].rows, rest[i].cols, v);
+        }
+    }
+    if (t && !t->rebuilt) {
+        gguf_set_int(r->b, "tucker.version", GGUF_U32, 1);
+        gguf_set_strings(r->b, "tucker.scheme", schemes, (uint64_t)c->layers);
+        gguf_set_array(r->b, "tucker.ranks", GGUF_I32, ranks, (uint64_t)(12 * c->layers));
+    }
+    status = gguf_build(r->b, "rig", &r->g, e) || model_bind(&r->m, &r->g, e) ? -1 : 0;
+done:
+    free(ranks);
+    free(schemes);
+    return status;
+}
+
+// Logits (n, vocab) of ids on an empty timeline, `batch` tokens at a time. Caller frees.
+static float *rig_logits(const Model *m, SessionConfig c, const int *ids, int64_t n, Err *e) {
+    Session s;
+    int64_t vocab = m->config.vocab;
+    float *all = calloc((size_t)(n * vocab), sizeof *all);
+    if (session_init(&s, m, c, e)) { free(all); return NULL; }
+    for (int64_t at = 0; at < n; at += s.n) {
+        int64_t part = n - at < s.config.batch ? n - at : s.config.batch;
+        if (forward(&s, ids + at, part, e)) { free(all); all = NULL; break; }
+        for (int64_t i = 0; i < part; i++)
+            memcpy(all + (at + i) * vocab, logits(&s, i, 1), (size_t)vocab * sizeof *all);
+    }
+    session_free(&s);
+    return all;
+}
+
+// Largest difference relative to the largest of |b|.
+static double rig_difference(const float *a, const float *b, int64_t n) {
+    double worst = 0, scale = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);
+        if (fabs((double)b[i]) > scale) scale = fabs((double)b[i]);
+    }
+    return scale > 0 ? worst / scale : worst;
+}
+
+#endif

@@ -1,0 +1,111 @@
+#!/bin/bash
+# ./run as a user meets it: its flags, its errors, its output. RUN and EXPORT name other binaries.
+cd "$(dirname "$0")/.." || exit 1
+run=${RUN:-./run} export=${EXPORT:-export/export} data=${TENSORLLM_DATA:-../shared/data}
+tbin=models/stories.tbin gguf=models/stories.gguf
+passed=0 failed=0 skipped=0
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+
+ok() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); echo "FAIL cli: $1"; }
+is() { if [ "$2" = "$3" ]; then ok; else bad "$1: got \"$(printf %s "$2" | head -c 300)\", not \"$(printf %s "$3" | head -c 300)\""; fi; }
+skip() { skipped=$((skipped + $2)); echo "skip cli: $1"; }
+
+# refuses NAME WORD COMMAND…: exit 1, nothing on stdout, one line on stderr that holds WORD.
+refuses() {
+    local name=$1 word=$2; shift 2
+    "$@" >"$tmp/out" 2>"$tmp/err" </dev/null; local code=$?
+    if [ $code -eq 1 ] && [ ! -s "$tmp/out" ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] && grep -qi -- "$word" "$tmp/err"
+    then ok; else bad "$name: code $code, $(head -c 300 "$tmp/err")"; fi
+}
+
+# --- flags and errors
+[ "$($run -h | wc -l)" -le 24 ] && ok || bad "-h does not fit a screen of 24 lines"
+[ "$($run -h | awk 'length($0) > 100' | wc -l)" -eq 0 ] && ok || bad "-h is wider than 100 columns"
+$run --version | grep -q kernels && ok || bad "--version"
+refuses "no model" "no model" $run
+refuses "unknown flag" "--nonsense" $run $tbin --nonsense
+refuses "flag without a value" "-n needs" $run $tbin -n
+for bad_flag in "-n 0" "-n x" "-c 1" "-t 0" "-t 257" "--temp -1" "--top-p 2" "--kv f64" "--cache hot" "-n 99999999999999999999"
+do refuses "bad value $bad_flag" "${bad_flag%% *}" $run $tbin -p x $bad_flag; done
+refuses "two models" "more than one" $run $tbin $gguf
+refuses "two prompts" "two prompts" $run $tbin -p x -f y
+refuses "missing model" "nowhere.tbin" $run nowhere.tbin -p x
+refuses "a folder" "models" $run models -p x
+refuses "missing prompt file" "nowhere.txt" $run $tbin -f nowhere.txt
+: >"$tmp/empty"
+refuses "empty model" "empty" $run "$tmp/empty" -p x
+for n in 1 4 24 100 1000 100000; do
+    head -c $n $tbin >"$tmp/cut.tbin"
+    refuses "model cut at $n" "cut.tbin" $run "$tmp/cut.tbin" -p x
+done
+refuses "context too long" "trained" $run $tbin -p x -c 100000
+head -c 100000 /dev/zero | tr '\0' 'a' >"$tmp/long"
+refuses "prompt of 100,000 characters" "tokens" $run $tbin -f "$tmp/long"
+refuses "prompt beyond -c" "-c" $run $tbin -p "Once upon a time there was a little girl" -c 4
+
+# --- text
+story="Once upon a time"
+want=$($run $tbin -p "$story" --temp 0 -n 40 2>"$tmp/err")
+case "$want" in "$story"*) ok;; *) bad "the prompt is not echoed: $want";; esac
+[ "${#want}" -gt 60 ] && ok || bad "a short story: $want"
+grep -q "tok/s" "$tmp/err" && ok || bad "no closing line on stderr"
+is "one thread" "$($run $tbin -p "$story" --temp 0 -n 40 -t 1 2>/dev/null)" "$want"
+is "two threads" "$($run $tbin -p "$story" --temp 0 -n 40 -t 2 2>/dev/null)" "$want"
+is "OMP_NUM_THREADS=3" "$(OMP_NUM_THREADS=3 $run $tbin -p "$story" --temp 0 -n 40 2>/dev/null)" "$want"
+is "prompt token by token" "$($run $tbin -p "$story" --temp 0 -n 40 -b 1 2>/dev/null)" "$want"
+is "dense cache, f32" "$($run $tbin -p "$story" --temp 0 -n 40 --kv f32 --cache dense 2>/dev/null)" "$want"
+is "latent cache, f32" "$($run $tbin -p "$story" --temp 0 -n 40 --kv f32 --cache latent 2>/dev/null)" "$want"
+printf %s "$story" >"$tmp/prompt"
+is "-f" "$($run $tbin -f "$tmp/prompt" --temp 0 -n 40 2>/dev/null)" "$want"
+is "standard input" "$($run $tbin --temp 0 -n 40 <"$tmp/prompt" 2>/dev/null)" "$want"
+is "--no-echo" "$story$($run $tbin -p "$story" --no-echo --temp 0 -n 40 2>/dev/null)" "$want"
+a=$($run $tbin -p "$story" -s 7 -n 40 2>/dev/null) b=$($run $tbin -p "$story" -s 7 -n 40 2>/dev/null)
+c=$($run $tbin -p "$story" -s 8 -n 40 2>/dev/null)
+is "the same seed" "$a" "$b"
+[ "$a" != "$c" ] && ok || bad "seeds 7 and 8 give one text"
+[ -n "$($run $tbin -p "" -n 8 2>/dev/null)" ] && ok || bad "an empty prompt"
+$run $gguf -p "$story" --temp 0 -n 10 2>/dev/null | grep -q "$story" && ok || bad "the dense GGUF does not run"
+$run $tbin -p "$story" -n 200 2>/dev/null | head -c 5 >/dev/null; [ "${PIPESTATUS[0]}" -le 1 ] && ok || bad "a closed stdout"
+reply=$(printf 'Tell me a story.\nAnother.\n' | $run $tbin -i -n 20 --temp 0 2>/dev/null)
+[ -n "$reply" ] && ok || bad "chat says nothing"
+is "context filled to the end" "$($run $tbin -p "$story" -c 12 -n 100 2>/dev/null | wc -l | tr -d ' ')" 1
+
+# --- tools
+text="$tmp/text"
+printf 'Tom had a big red ball. He was happy.\nThe end – “ünïcode” 🙂 \n' >"$text"
+$run $tbin --tokenize "$text" >"$tmp/ids" && [ "$(wc -l <"$tmp/ids")" -eq 1 ] && ok || bad "--tokenize is one line"
+is "--detokenize" "$($run $tbin --detokenize "$tmp/ids" | od -c)" "$(od -c "$text")"
+refuses "an id too large" "not an id" $run $tbin --detokenize <(echo 5 999999999)
+$run $tbin --info | grep -q "qkvo" && ok || bad "--info shows no scheme"
+for i in 1 2 3 4 5 6 7 8 9 10; do cat "$text"; done >"$tmp/texts"
+$run $tbin --perplexity "$tmp/texts" -c 32 2>/dev/null | tail -n 1 |
+    grep -qE '^perplexity: [0-9.]+ \+/- [0-9.]+ \([0-9]+ tokens\)$' && ok || bad "--perplexity's last line"
+
+# --- the published text of a published model
+if [ -f "$data/models/stories260K.bin" ]; then
+    $export "$data/models/stories260K.bin" --tokenizer "$data/models/tok512.bin" --dense --type f32 -o "$tmp/260k.gguf" >/dev/null 2>&1
+    sed -n '/-t 0.0$/,/^```$/p' "$data/models/stories260K.md" | sed '1d;$d' >"$tmp/published"
+    $run "$tmp/260k.gguf" -p "" --temp 0 -n 400 -c 257 2>/dev/null | head -c "$(wc -c <"$tmp/published")" >"$tmp/ours"
+    is "stories260K, dense" "$(cat "$tmp/ours")" "$(cat "$tmp/published")"
+    for scheme in qkvo qkv+o qk+v+o q+k+v+o; do
+        $export "$data/models/stories260K.bin" --tokenizer "$data/models/tok512.bin" --scheme $scheme --keep 1 --type f32 -o "$tmp/260k.tbin" >/dev/null 2>&1
+        $run "$tmp/260k.tbin" -p "" --temp 0 -n 400 -c 257 --kv f32 2>/dev/null | head -c "$(wc -c <"$tmp/published")" >"$tmp/ours"
+        is "stories260K, $scheme at full rank" "$(cat "$tmp/ours")" "$(cat "$tmp/published")"
+    done
+else skip "stories260K is not here" 5; fi
+
+# --- files that broke others: an answer or an error, never a crash
+if [ -d "$data/malformed" ]; then
+    for f in "$data"/malformed/*.gguf "$data"/malformed/*.bin "$data"/malformed/*.safetensors; do
+        for action in "-p x" --info "--tokenize $text"; do
+            timeout 20 $run "$f" $action >/dev/null 2>"$tmp/err" </dev/null; code=$?
+            if [ $code -le 1 ] && [ "$(wc -l <"$tmp/err")" -le 2 ]; then ok; else
+                bad "$(basename "$f") $action: code $code, $(head -c 200 "$tmp/err")"; fi
+        done
+    done
+else skip "malformed files are not here" 1; fi
+
+echo "cli: $passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]

@@ -1,0 +1,98 @@
+// info: what a model file holds, without running it.
+#include "tools.h"
+
+#include <string.h>
+
+static void part(const char *name, double params, double bytes, double all) {
+    printf("  %-12s %14.0f %14.0f  %5.1f %%\n", name, params, bytes, all > 0 ? 100 * bytes / all : 0);
+}
+
+static const char *scheme_of(const Attention *a, char *out) {
+    char *p = out;
+    for (int i = 0; i < a->n_groups; i++) {
+        if (i) *p++ = '+';
+        for (int q = P_Q; q <= P_O; q++)
+            if (a->groups[i].set & 1 << q) *p++ = "qkvo"[q];
+    }
+    *p = 0;
+    return *out ? out : "dense";
+}
+
+// One line a layer: its groups with their ranks, and its weights' bytes and multiply-adds a token.
+static void layers(const Model *m) {
+    printf("layer  scheme       ranks (embd, head, kind)           bytes a token  madds a token\n");
+    for (int64_t l = 0; l < m->config.n_layers; l++) {
+        const Attention *a = &m->layer[l].attn;
+        char scheme[16], ranks[128] = "";
+        for (int i = 0, at = 0; i < a->n_groups; i++)
+            at += snprintf(ranks + at, sizeof ranks - (size_t)at, "%s%lld,%lld,%lld", i ? " " : "",
+                           (long long)a->groups[i].r_embd, (long long)a->groups[i].r_head,
+                           (long long)a->groups[i].r_kind);
+        Cost cost = attention_cost(a);
+        printf("%5lld  %-11s  %-33s %14.0f %14.0f\n", (long long)l, scheme_of(a, scheme), ranks,
+               cost.bytes, cost.madds);
+    }
+}
+
+static void string_key(const Gguf *g, const char *key, const char *label) {
+    Str s = {0};
+    Err ignored;
+    if (gguf_get_str(g, key, &s, &ignored) == 0 && s.n)
+        printf("%-14s %.*s\n", label, (int)(s.n < 200 ? s.n : 200), s.s);
+}
+
+int tool_info(const Loaded *l, int kv_type, Err *e) {
+    (void)e;
+    const Gguf *g = l->file;
+    printf("file           %s, %zu bytes, %llu tensors\n", l->path, g->map.size,
+           (unsigned long long)g->n_tensors);
+    string_key(g, "general.name", "name");
+    string_key(g, "tucker.source.name", "made from");
+    string_key(g, "tucker.source.sha256", "sha256");
+    string_key(g, "tucker.method", "method");
+    printf("tokenizer      %s, %d pieces, BOS %d%s, EOS %d\n",
+           l->vocab->kind == VOCAB_SPM ? "SentencePiece BPE" : pre_name(l->vocab->pre), l->vocab->n,
+           l->vocab->bos, l->vocab->add_bos ? " (added)" : "", l->vocab->eos);
+    if (!l->model) return 0;
+
+    const Model *m = l->model;
+    const Config *c = &m->config;
+    printf("architecture   %s: d %lld, %lld layers, %lld query heads, %lld KV heads of %lld, "
+           "feed-forward %lld\n", c->arch, (long long)c->d, (long long)c->n_layers, (long long)c->h,
+           (long long)c->n_kv, (long long)c->hd, (long long)c->f);
+    printf("positions      %lld, rope base %g, scale %g%s, %lld of %lld numbers a head, %s pairs",
+           (long long)c->context, c->rope_base, c->rope_scale,
+           m->rope_factors ? " and a factor a pair" : "", (long long)c->rope_dims, (long long)c->hd,
+           c->rope_half ? "half" : "interleaved");
+    if (c->window) printf(", window %lld", (long long)c->window);
+    printf("\n\n");
+
+    Parts params = model_params(m), bytes = model_bytes(m);
+    double all = bytes.attention + bytes.ffn + bytes.embedding + bytes.output + bytes.other;
+    printf("  part             parameters          bytes\n");
+    part("attention", params.attention, bytes.attention, all);
+    part("feed-forward", params.ffn, bytes.ffn, all);
+    part(m->output.data == m->embedding.data ? "embedding=out" : "embedding", params.embedding,
+         bytes.embedding, all);
+    if (bytes.output > 0) part("output", params.output, bytes.output, all);
+    part("norms, bias", params.other, bytes.other, all);
+    part("total", params.attention + params.ffn + params.embedding + params.output + params.other, all,
+         all);
+    printf("  a token's step reads %.0f bytes of weights\n\n", model_step_bytes(m));
+    layers(m);
+
+    // The cache, summed over the layers; the dense form beside the one that auto chooses.
+    double dense = 0, chosen = 0;
+    int latents = 0;
+    for (int64_t i = 0; i < c->n_layers; i++) {
+        const Attention *a = &m->layer[i].attn;
+        bool latent = attention_latent_pays(a, kv_type);
+        dense += attention_cache_cost(a, kv_type, false).bytes;
+        chosen += attention_cache_cost(a, kv_type, latent).bytes;
+        latents += latent;
+    }
+    printf("\ncache          %.0f bytes a position in %s", chosen, type_info(kv_type)->name);
+    if (latents) printf(" (%.0f dense; V as the latent in %d layers)", dense, latents);
+    printf("\n");
+    return 0;
+}

@@ -1,0 +1,35 @@
+// tools: the other things ./run does, one file each. Each prints its result on stdout and returns 0,
+// or -1 with the reason in e.
+#ifndef TOOLS_H
+#define TOOLS_H
+
+#include "../model.h"
+#include "../tokenizer.h"
+#include "../core/sampler.h"
+
+typedef struct {
+    const char *path;          // of the model file
+    const Gguf *file;
+    const Model *model;        // NULL for a file that is a vocabulary only
+    const Vocab *vocab;
+    Tokenizer *tokenizer;
+} Loaded;
+
+// eval.c. Perplexity of a text: windows of `window` ids that do not overlap, each beginning with BOS
+// where the tokenizer adds one (BOS counts as one of the ids); the first id of a window is not
+// scored. At most `windows` of them (0: all); a text shorter than one window is one window.
+// Last line: perplexity: X +/- Y (N tokens), Y = X times the standard error of the mean log loss.
+int tool_perplexity(const Loaded *l, const char *text_file, int64_t window, int64_t windows,
+                    SessionConfig c, Err *e);
+
+// info.c. Configuration, ranks, parameters and bytes by part, what a cached position weighs.
+int tool_info(const Loaded *l, int kv_type, Err *e);
+
+// tokens.c. Ids of a file ("-": stdin) on one line, without BOS; and back.
+int tool_tokenize(const Loaded *l, const char *text_file, Err *e);
+int tool_detokenize(const Loaded *l, const char *ids_file, Err *e);
+
+enum { TEXT_LIMIT = 1 << 30 }; // bytes of a text that is read whole
+int read_text(const char *path, char **text, size_t *n, Err *e);   // "-": stdin; tokens.c
+
+#endif

@@ -1,0 +1,618 @@
+// tucker: part 1 takes a tensor apart and puts it together; part 2 computes attention on the parts.
+// The formulas stand beside the code; shapes are written (rows, columns), last axis contiguous.
+#include "tucker.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/linalg.h"
+
+// ---- Part 1: a Tucker tensor ---------------------------------------------------------------------
+//
+//     W[e, a, k, g]  ~  sum over p, q, r of  G[p, q, r, g] U_embd[e, p] U_head[a, q] U_kind[k, r]
+//
+// written W ~ G x1 U_embd x2 U_head x3 U_kind. Each x is a mode product: a matrix applied to one of
+// the four indices. Everything below is made of mode products and of leading eigenvectors.
+
+// n[from] * … * n[to - 1]
+static int64_t product(const int64_t n[4], int from, int to) {
+    int64_t p = 1;
+    for (int mode = from; mode < to; mode++) p *= n[mode];
+    return p;
+}
+
+// A tensor's worth of zeros; its sizes may come from a file, so the product is checked.
+static double *new_tensor(const int64_t n[4], Err *e) {
+    size_t size = 1;
+    for (int mode = 0; mode < 4; mode++) {
+        if (n[mode] < 1 || !mul_size(size, (size_t)n[mode], &size)) {
+            fail(e, "tensor: %lld x %lld x %lld x %lld is no size", (long long)n[0],
+                 (long long)n[1], (long long)n[2], (long long)n[3]);
+            return NULL;
+        }
+    }
+    return alloc(size, sizeof(double), "tensor", e);
+}
+
+// Seen from one mode, a tensor is `left` matrices T_l (n, right), one behind the other:
+// left = all sizes before the mode, right = all sizes after it. Then out_l = U T_l. Where these are
+// tiny (a few kinds by a few groups) the plain sum is quicker than a call of dgemm.
+void mode_product(const double *t, const int64_t n[4], int mode, const double *u, int64_t rows,
+                  bool transposed, double *out) {
+    int64_t left = product(n, 0, mode), cols = n[mode], right = product(n, mode + 1, 4);
+    int64_t stride = transposed ? rows : cols;
+    if (right == 1) {                       // T_l are single columns: together out = T U^T
+        dgemm(false, !transposed, left, rows, cols, t, cols, u, stride, 0, out, rows);
+        return;
+    }
+    bool tiny = rows * cols * right < 4096;
+    for (int64_t l = 0; l < left; l++, t += cols * right, out += rows * right) {
+        if (!tiny) {
+            dgemm(transposed, false, rows, right, cols, u, stride, t, right, 0, out, right);
+            continue;
+        }
+        for (int64_t i = 0; i < rows; i++) {
+            for (int64_t c = 0; c < right; c++) out[i * right + c] = 0;
+            for (int64_t j = 0; j < cols; j++) {
+                double uij = transposed ? u[j * rows + i] : u[i * cols + j];
+                for (int64_t c = 0; c < right; c++) out[i * right + c] += uij * t[j * right + c];
+            }
+        }
+    }
+}
+
+// The unfolding T_(mode) (n, left * right) puts the T_l side by side.
+int mode_gram(const double *t, const int64_t n[4], int mode, double *c, Err *e) {
+    int64_t left = product(n, 0, mode), rows = n[mode], right = product(n, mode + 1, 4);
+    int64_t cols = left * right;
+    double *flat = NULL;
+    if (left > 1) {                         // of mode 0 it is the tensor as it stands
+        flat = new_tensor(n, e);
+        if (!flat) return -1;
+        for (int64_t l = 0; l < left; l++)
+            for (int64_t i = 0; i < rows; i++)
+                memcpy(flat + i * cols + l * right, t + (l * rows + i) * right,
+                       (size_t)right * sizeof *t);
+        t = flat;
+    }
+    dgemm(false, true, rows, rows, cols, t, cols, t, cols, 0, c, rows);
+    free(flat);
+    return 0;
+}
+
+// u (n, r) = the r leading left singular vectors of T_(mode): the leading eigenvectors of
+// T_(mode) T_(mode)^T. Orthonormal whatever the rank of T; linalg fixes their signs.
+static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_t r, double *u,
+                           Err *e) {
+    int status = -1;
+    double *gram = alloc((size_t)n[mode], (size_t)n[mode] * sizeof *gram, "Gram matrix", e);
+    double *values = alloc((size_t)r, sizeof *values, "eigenvalues", e);
+    if (gram && values && mode_gram(t, n, mode, gram, e) == 0)
+        status = eig_sym_leading(gram, n[mode], r, values, u, e);
+    free(gram);
+    free(values);
+    return status;
+}
+
+// W x_mode U_mode^T for every factor but that of mode `skip` (-1: for every factor). The result,
+// of sizes `size`, is w itself or stands in one of the two buffers (each as large as w).
+static const double *contract(const double *w, const Tucker *t, int skip, double *const buffer[2],
+                              int64_t size[4]) {
+    int turn = 0;
+    memcpy(size, t->n, sizeof t->n);
+    for (int mode = 0; mode < 4; mode++) {
+        if (mode == skip || !t->u[mode]) continue;
+        mode_product(w, size, mode, t->u[mode], t->r[mode], true, buffer[turn]);
+        size[mode] = t->r[mode];
+        w = buffer[turn];
+        turn = !turn;
+    }
+    return w;
+}
+
+// HOSVD, then at most max_sweeps sweeps of HOOI. In a sweep each factor in turn becomes the best
+// one for the others as they are: with B = W contracted by the others, the leading left singular
+// vectors of B_(mode). What is left of B after the last mode's own product is the core.
+static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64_t r[4],
+                     int max_sweeps, double tol, Err *e) {
+    *t = (Tucker){0};
+    for (int mode = 0; mode < 4; mode++)
+        if (r[mode] < 1 || r[mode] > n[mode])
+            return fail(e, "Tucker: rank %lld of mode %d is not in 1 .. %lld", (long long)r[mode],
+                        mode, (long long)n[mode]);
+    memcpy(t->n, n, sizeof t->n);
+    memcpy(t->r, r, sizeof t->r);
+
+    int status = -1, truncated = 0;
+    double *buffer[2] = {new_tensor(n, e), new_tensor(n, e)};
+    t->g = new_tensor(r, e);
+    if (!buffer[0] || !buffer[1] || !t->g) goto done;
+
+    // HOSVD: U_mode from W_(mode), G = W x1 U_embd^T x2 U_head^T x3 U_kind^T
+    for (int mode = 0; mode < 4; mode++) {
+        if (r[mode] == n[mode]) continue;
+        truncated++;
+        t->u[mode] = alloc((size_t)n[mode], (size_t)r[mode] * sizeof(double), "Tucker factor", e);
+        if (!t->u[mode] || leading_vectors(w, n, mode, r[mode], t->u[mode], e) < 0) goto done;
+    }
+    int64_t size[4];
+    const double *core = contract(w, t, -1, buffer, size);
+    memcpy(t->g, core, (size_t)product(r, 0, 4) * sizeof *core);
+
+    // HOOI. The first sweeps may gain little and later ones more: at least three are made.
+    double error = tucker_error(t, w), before = INFINITY;
+    for (int sweep = 0; sweep < max_sweeps && truncated > 1; sweep++) {
+        if (sweep > 2 && fabs(before - error) < tol) break;
+        for (int mode = 0; mode < 4; mode++) {
+            if (!t->u[mode]) continue;
+            const double *b = contract(w, t, mode, buffer, size);
+            if (leading_vectors(b, size, mode, r[mode], t->u[mode], e) < 0) goto done;
+            mode_product(b, size, mode, t->u[mode], r[mode], true, t->g);
+        }
+        before = error;
+        error = tucker_error(t, w);
+    }
+    status = 0;
+done:
+    free(buffer[0]);
+    free(buffer[1]);
+    if (status < 0) tucker_free(t);
+    return status;
+}
+
+int tucker_hosvd(Tucker *t, const double *w, const int64_t n[4], const int64_t r[4], Err *e) {
+    return decompose(t, w, n, r, 0, 0, e);
+}
+
+int tucker_hooi(Tucker *t, const double *w, const int64_t n[4], const int64_t r[4], int max_sweeps,
+                double tol, Err *e) {
+    return decompose(t, w, n, r, max_sweeps, tol, e);
+}
+
+// W' = G x1 U_embd x2 U_head x3 U_kind. The products alternate between w and a buffer, so that the
+// last of them ends in w.
+int tucker_reconstruct(const Tucker *t, double *w, Err *e) {
+    int left = 0;
+    for (int mode = 0; mode < 4; mode++) left += t->u[mode] != NULL;
+    if (left == 0) {
+        memcpy(w, t->g, (size_t)product(t->n, 0, 4) * sizeof *w);
+        return 0;
+    }
+    double *buffer = new_tensor(t->n, e);
+    if (!buffer) return -1;
+    const double *from = t->g;
+    int64_t size[4];
+    memcpy(size, t->r, sizeof size);
+    for (int mode = 3; mode >= 0; mode--) {         // the short modes first: less work
+        if (!t->u[mode]) continue;
+        double *to = left-- % 2 ? w : buffer;
+        mode_product(from, size, mode, t->u[mode], t->n[mode], false, to);
+        size[mode] = t->n[mode];
+        from = to;
+    }
+    free(buffer);
+    return 0;
+}
+
+// U orthonormal: W' is the projection of W, so |W|^2 = |W'|^2 + |W - W'|^2, and |W'| = |G|.
+double tucker_error(const Tucker *t, const double *w) {
+    double whole = norm2(w, product(t->n, 0, 4)), kept = norm2(t->g, product(t->r, 0, 4));
+    return whole > 0 ? sqrt(fmax(0, whole - kept) / whole) : 0;
+}
+
+void tucker_free(Tucker *t) {
+    for (int mode = 0; mode < 4; mode++) free(t->u[mode]);
+    free(t->g);
+    *t = (Tucker){0};
+}
+
+// ---- the attention tensor ------------------------------------------------------------------------
+//
+// W[e, a, kind, g]: input e of the embedding, component a of a head, which matrix, which KV head.
+// Query head i = g m + j is kind Q_j (and O_j) of KV head g.
+
+// How many heads of projection p belong to one KV head: so many kinds it takes.
+static int64_t kinds_of(int p, int64_t m) { return p == P_Q || p == P_O ? m : 1; }
+
+// Where entry e of a head's component a stands: column e of row `row` of W_Q, W_K, W_V (heads*hd, d),
+// row e of column `row` of W_O (d, h*hd); row = head * hd + a.
+static int64_t entry(const AttnShape *s, int p, int64_t row, int64_t e) {
+    return p == P_O ? e * s->h * s->hd + row : row * s->d + e;
+}
+
+int64_t group_kinds(int set, int64_t m) { return kind_index(set, m, P_O + 1, 0); }
+
+int64_t kind_index(int set, int64_t m, int p, int64_t j) {
+    int64_t kind = j;
+    for (int q = P_Q; q < p; q++)
+        if (set & 1 << q) kind += kinds_of(q, m);
+    return kind;
+}
+
+void tensorise(const AttnShape *s, int set, const float *const w[4], double *t) {
+    int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
+    for (int p = P_Q; p <= P_O; p++) {
+        if (!(set & 1 << p)) continue;
+        for (int64_t head = 0; head < kinds_of(p, m) * s->n_kv; head++) {
+            int64_t g = head / kinds_of(p, m), kind = kind_index(set, m, p, head % kinds_of(p, m));
+            for (int64_t a = 0; a < s->hd; a++)
+                for (int64_t e = 0; e < s->d; e++)
+                    t[((e * s->hd + a) * kinds + kind) * s->n_kv + g] =
+                        w[p][entry(s, p, head * s->hd + a, e)];
+        }
+    }
+}
+
+void untensorise(const AttnShape *s, int set, const double *t, float *const w[4]) {
+    int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
+    for (int p = P_Q; p <= P_O; p++) {
+        if (!(set & 1 << p) || !w[p]) continue;
+        for (int64_t head = 0; head < kinds_of(p, m) * s->n_kv; head++) {
+            int64_t g = head / kinds_of(p, m), kind = kind_index(set, m, p, head % kinds_of(p, m));
+            for (int64_t a = 0; a < s->hd; a++)
+                for (int64_t e = 0; e < s->d; e++)
+                    w[p][entry(s, p, head * s->hd + a, e)] =
+                        (float)t[((e * s->hd + a) * kinds + kind) * s->n_kv + g];
+        }
+    }
+}
+
+// out = U (n, r), or U^T (r, n); a factor that is absent is the identity
+static void pack_factor(const Tucker *t, int mode, bool transposed, float *out) {
+    int64_t n = t->n[mode], r = t->r[mode];
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < r; j++)
+            out[transposed ? j * n + i : i * r + j] =
+                t->u[mode] ? (float)t->u[mode][i * r + j] : i == j;
+}
+
+// The core of a group whose kinds are not mixed (r_kind = kinds) is itself an attention tensor, of a
+// smaller layer: r_embd wide, its heads r_head wide. So the cores M are its matrices:
+//     W_Q,i ~ U_head M_Q,i U_embd^T        M_Q,i (r_head, r_embd)        (W_O,i ~ U_embd M_O,i U_head^T)
+void tucker_pack(const Tucker *t, const AttnShape *s, int set, float *embd, float *head,
+                 float *kind, float *const core[4], float *mixed) {
+    int64_t r_embd = t->r[EMBD], r_head = t->r[HEAD], r_kind = t->r[KIND];
+    if (embd) pack_factor(t, EMBD, set != HAS_O, embd);
+    if (head) pack_factor(t, HEAD, false, head);
+    if (kind) pack_factor(t, KIND, false, kind);
+    if (core && r_kind == t->n[KIND]) {
+        AttnShape small = {.d = r_embd, .h = s->h, .n_kv = s->n_kv, .hd = r_head};
+        untensorise(&small, set, t->g, core);
+    }
+    if (mixed)                              // [k][g][a][e] = G[e, a, k, g]
+        for (int64_t e = 0; e < r_embd; e++)
+            for (int64_t a = 0; a < r_head; a++)
+                for (int64_t k = 0; k < r_kind; k++)
+                    for (int64_t g = 0; g < s->n_kv; g++)
+                        mixed[((k * s->n_kv + g) * r_head + a) * r_embd + e] =
+                            (float)t->g[((e * r_head + a) * r_kind + k) * s->n_kv + g];
+}
+
+int64_t group_params(const AttnShape *s, int set, int64_t r_embd, int64_t r_head, int64_t r_kind) {
+    int64_t kinds = group_kinds(set, s->h / s->n_kv);
+    return s->d * r_embd + (r_head < s->hd ? s->hd * r_head : 0)
+         + (r_kind < kinds ? kinds * r_kind : 0) + r_embd * r_head * r_kind * s->n_kv;
+}
+
+int64_t dense_params(const AttnShape *s, int set) {
+    return s->d * s->hd * group_kinds(set, s->h / s->n_kv) * s->n_kv;
+}
+
+// ==================================================================================================
+// Part 2: attention run on the factors
+//
+// For head i of KV group g, with z = U_embd^T x (once for all heads of the group of projections):
+//
+//     q_i = U_head M_i^Q z        k_g = U_head M_g^K z        v_g = U_head M_g^V z
+//     y   = sum_i U_embd M_i^O U_head^T o_i                   o_i = sum_t a_it v_gt
+//
+// (M as it is stored: rows r_head, columns r_embd; of O the other way round.) No W is ever formed.
+// With r_kind < kinds the cores of the kinds are mixtures M^kind = sum_r U_kind[kind, r] G_r, and
+// it is cheaper to mix what comes out of G than to form them: t_r = G_r z, then sum_r U_kind t_r.
+// ==================================================================================================
+
+static const Group *group_of(const Attention *a, int p) {
+    return a->group_of[p] < 0 ? NULL : &a->groups[a->group_of[p]];
+}
+
+static int64_t heads_of(const AttnShape *s, int p) {
+    return p == P_Q || p == P_O ? s->h : s->n_kv;
+}
+
+// V and O share U_head, so that U_head^T U_head = I stands between them and both can leave it out.
+// (A value bias lives in hd and needs U_head: then it stays.)
+static bool head_cancels(const Attention *a) {
+    const Group *g = group_of(a, P_V);
+    return g && g->head.rows && a->group_of[P_O] == a->group_of[P_V] && !a->bias[P_V];
+}
+
+int64_t attention_v_width(const Attention *a, bool latent) {
+    const Group *g = group_of(a, P_V);
+    return latent ? g->r_embd : head_cancels(a) ? g->r_head : a->shape.hd;
+}
+
+// out (n, heads, r_head) of projection p from t (n, r_kind, n_kv, r_head), what G gave:
+// head g*m + j:  out = sum_r U_kind[kind(p, j), r] t_r.
+static void mix_kinds(const Group *g, const AttnShape *s, int p, const float *t, int64_t n,
+                      float *out) {
+    int64_t h = heads_of(s, p), m = h / s->n_kv, rh = g->r_head;
+    const float *u_kind = g->kind.data;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t head = 0; head < h; head++) {
+            const float *u = u_kind + kind_index(g->set, s->h / s->n_kv, p, head % m) * g->r_kind;
+            float *y = out + (i * h + head) * rh;
+            memset(y, 0, (size_t)rh * sizeof *y);
+            for (int64_t r = 0; r < g->r_kind; r++)
+                axpy(y, u[r], t + ((i * g->r_kind + r) * s->n_kv + head / m) * rh, rh);
+        }
+}
+
+// The transpose, for O: t (n, r_kind, n_kv, r_head) from o (n, h, r_head).
+static void unmix_kinds(const Group *g, const AttnShape *s, const float *o, int64_t n, float *t) {
+    int64_t m = s->h / s->n_kv, rh = g->r_head;
+    const float *u_kind = g->kind.data;
+    memset(t, 0, (size_t)(n * g->r_kind * s->n_kv * rh) * sizeof *t);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t head = 0; head < s->h; head++) {
+            const float *u = u_kind + kind_index(g->set, m, P_O, head % m) * g->r_kind;
+            for (int64_t r = 0; r < g->r_kind; r++)
+                axpy(t + ((i * g->r_kind + r) * s->n_kv + head / m) * rh, u[r],
+                     o + (i * s->h + head) * rh, rh);
+        }
+}
+
+int attention_expand(Attention *a, float **owned, Err *e) {
+    const AttnShape *s = &a->shape;
+    const Group *g = group_of(a, P_V);
+    *owned = NULL;
+    if (!g) return 0;
+    a->expand = a->w[P_V];
+    if (!g->kind.rows) return 0;
+    int64_t rows = s->n_kv * g->r_head, cols = g->r_embd;            // M_V = sum_r U_kind[V, r] G_r
+    float *m = alloc((size_t)rows * (size_t)cols, sizeof *m, "cores of V", e);
+    float *row = alloc((size_t)cols, sizeof *row, "a core's row", e);
+    if (!m || !row) { free(m); free(row); return -1; }
+    const float *u = (const float *)g->kind.data + kind_index(g->set, s->h / s->n_kv, P_V, 0) * g->r_kind;
+    for (int64_t r = 0; r < g->r_kind; r++)
+        for (int64_t i = 0; i < rows; i++) {
+            mat_row(&g->core, r * rows + i, row);
+            axpy(m + i * cols, u[r], row, cols);
+        }
+    free(row);
+    *owned = m;
+    a->expand = (Mat){m, rows, cols, T_F32};
+    return 0;
+}
+
+static void add_bias(const float *bias, float *y, int64_t n, int64_t width) {
+    for (int64_t i = 0; bias && i < n; i++) add(y + i * width, bias, width);
+}
+
+void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const float *x, int64_t n,
+                   float *q, float *k, float *v) {
+    const AttnShape *s = &a->shape;
+    float *y[3] = {q, k, v};
+
+    // z = U_embd^T x for each group, and y = W x for what is dense: one sweep.   (n, r_embd)
+    Linear sweep[4];
+    int count = 0;
+    const float *z[4];
+    for (int i = 0; i < a->n_groups; i++)
+        if (a->groups[i].set & (HAS_Q | HAS_K | HAS_V)) {
+            float *to = latent && (a->groups[i].set & HAS_V) ? v : w->z[i];
+            z[i] = to;
+            sweep[count++] = (Linear){&a->groups[i].embd, to};
+        }
+    for (int p = P_Q; p <= P_V; p++)
+        if (a->group_of[p] < 0) sweep[count++] = (Linear){&a->w[p], y[p]};
+    matmul(&w->scratch, x, n, sweep, count);
+
+    for (int i = 0; i < a->n_groups; i++) {
+        const Group *g = &a->groups[i];
+        int set = g->set & (latent ? HAS_Q | HAS_K : HAS_Q | HAS_K | HAS_V);
+        if (!set) continue;
+
+        // M z of every head of the group: one sweep over its cores.              (n, heads, r_head)
+        float *m[3], *free_room = w->t;
+        for (int p = P_Q; p <= P_V; p++) {
+            bool widen = g->head.rows && !(p == P_V && head_cancels(a));
+            m[p] = widen ? free_room : y[p];
+            if (widen && set & 1 << p) free_room += n * heads_of(s, p) * g->r_head;
+        }
+        if (g->kind.rows) {
+            matmul(&w->scratch, z[i], n, &(Linear){&g->core, w->u}, 1);   // t_r = G_r z
+            for (int p = P_Q; p <= P_V; p++)
+                if (set & 1 << p) mix_kinds(g, s, p, w->u, n, m[p]);      // sum_r U_kind t_r
+        } else {
+            count = 0;
+            for (int p = P_Q; p <= P_V; p++)
+                if (set & 1 << p) sweep[count++] = (Linear){&a->w[p], m[p]};
+            matmul(&w->scratch, z[i], n, sweep, count);
+        }
+
+        // U_head of every head: where positions are rotary it has to come before them. (n, heads, hd)
+        for (int p = P_Q; p <= P_V; p++)
+            if (set & 1 << p && m[p] != y[p])
+                matmul(&w->scratch, m[p], n * heads_of(s, p), &(Linear){&g->head, y[p]}, 1);
+    }
+    add_bias(a->bias[P_Q], q, n, s->h * s->hd);
+    add_bias(a->bias[P_K], k, n, s->n_kv * s->hd);
+    if (!latent) add_bias(a->bias[P_V], v, n, s->n_kv * s->hd);
+}
+
+void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t n,
+                   int64_t pos, int64_t window, float *o) {
+    const AttnShape *s = &a->shape;
+    const Group *g = group_of(a, P_V);
+    bool widen = c->latent && g->head.rows && !head_cancels(a);
+
+    // o_i = sum_t a_it v_t. From a latent either V = z M^T first, for every cached position, at
+    // n_kv * r_head * r_embd multiply-adds each, or (sum_t a_it z_t) M^T after, with r_embd instead
+    // of r_head multiply-adds for every query, head and position: few queries absorb, many rebuild.
+    Attend job = {
+        .cache = c, .n_heads = s->h, .n = n, .pos = pos, .window = window,
+        .scale = 1.0f / sqrtf((float)s->hd), .q = q,
+        .out_width = c->latent ? g->r_head : c->v_width, .out = widen ? w->t : o,
+    };
+    if (c->latent) {
+        job.expand = &a->expand;
+        job.rebuild = s->n_kv * g->r_head * g->r_embd < n * s->h * (g->r_embd - g->r_head);
+    }
+    attend(&job, &w->attend);
+
+    if (widen) matmul(&w->scratch, w->t, n * s->h, &(Linear){&g->head, o}, 1);
+    if (c->latent && a->bias[P_V])                 // attention weights sum to 1: the bias passes
+        for (int64_t i = 0; i < n * s->h; i++)
+            add(o + i * s->hd, a->bias[P_V] + i % s->h / (s->h / s->n_kv) * s->hd, s->hd);
+}
+
+void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t n, float *y) {
+    const AttnShape *s = &a->shape;
+    const Group *g = group_of(a, P_O);
+    if (!g) {
+        matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], y}, 1);
+    } else {
+        if (g->head.rows && !head_cancels(a)) {                          // U_head^T o_i
+            matmul_t(&w->scratch, o, n * s->h, &g->head, w->t);
+            o = w->t;
+        }
+        float *sum = w->z[a->group_of[P_O]];                             // (n, r_embd)
+        if (g->kind.rows) {
+            unmix_kinds(g, s, o, n, w->u);
+            matmul_t(&w->scratch, w->u, n, &g->core, sum);               // sum_r G_r^T t_r
+        } else {
+            matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], sum}, 1);    // sum_i M_i^O o_i
+        }
+        if (g->set == HAS_O) matmul(&w->scratch, sum, n, &(Linear){&g->embd, y}, 1);
+        else matmul_t(&w->scratch, sum, n, &g->embd, y);                 // U_embd, stored transposed
+    }
+    add_bias(a->bias[P_O], y, n, s->d);
+}
+
+void attention_dense_twin(const AttnShape *s, const float *const w[4], const float *x, int64_t n,
+                          float *y) {
+    int64_t d = s->d, hd = s->hd, m = s->h / s->n_kv, wide = s->h * hd;
+    double *o = calloc((size_t)(n * wide), sizeof *o), *a = calloc((size_t)n, sizeof *a);
+    for (int64_t t = 0; o && a && t < n; t++)
+        for (int64_t i = 0; i < s->h; i++) {
+            double sum = 0;
+            for (int64_t u = 0; u <= t; u++) {                           // a_u = exp(q_t . k_u)
+                double score = 0;
+                for (int64_t c = 0; c < hd; c++) {
+                    double q = 0, k = 0;
+                    for (int64_t e = 0; e < d; e++) {
+                        q += (double)w[P_Q][(i * hd + c) * d + e] * x[t * d + e];
+                        k += (double)w[P_K][(i / m * hd + c) * d + e] * x[u * d + e];
+                    }
+                    score += q * k;
+                }
+                sum += a[u] = exp(score / sqrt((double)hd));
+            }
+            for (int64_t u = 0; u <= t; u++)                             // o_i = sum_u a_u v_u
+                for (int64_t c = 0; c < hd; c++) {
+                    double v = 0;
+                    for (int64_t e = 0; e < d; e++)
+                        v += (double)w[P_V][(i / m * hd + c) * d + e] * x[u * d + e];
+                    o[t * wide + i * hd + c] += a[u] / sum * v;
+                }
+        }
+    for (int64_t t = 0; o && a && t < n; t++)
+        for (int64_t e = 0; e < d; e++) {
+            double sum = 0;
+            for (int64_t c = 0; c < wide; c++) sum += (double)w[P_O][e * wide + c] * o[t * wide + c];
+            y[t * d + e] = (float)sum;
+        }
+    free(o);
+    free(a);
+}
+
+// ---- room ----------------------------------------------------------------------------------------
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t count, int64_t n,
+                   int64_t max_cols, Err *e) {
+    memset(w, 0, sizeof *w);
+    w->n = n;
+    int64_t r_embd = 1, core = 1, cols = max_cols, rows = n;
+    AttnShape s = a->shape;
+    for (int64_t l = 0; l < count; l++, a = (const Attention *)((const char *)a + stride)) {
+        for (int i = 0; i < a->n_groups; i++) {
+            const Group *g = &a->groups[i];
+            r_embd = larger(r_embd, g->r_embd);
+            core = larger(core, g->r_head * larger(2 * s.n_kv + s.h, g->r_kind * s.n_kv));
+            if (g->head.rows) rows = n * s.h;
+        }
+    }
+    cols = larger(larger(cols, core), larger(s.h * s.hd, r_embd));
+    for (int i = 0; i < 4; i++)
+        if (!(w->z[i] = alloc((size_t)(n * r_embd), sizeof(float), "latents", e))) goto failed;
+    if (!(w->t = alloc((size_t)(n * core), sizeof(float), "cores' outputs", e)) ||
+        !(w->u = alloc((size_t)(n * core), sizeof(float), "mixed cores' outputs", e)) ||
+        scratch_init(&w->scratch, rows, cols, e) ||
+        attend_scratch(&w->attend, n, s.h, s.n_kv, s.hd, larger(r_embd, s.hd), s.hd, e))
+        goto failed;
+    return 0;
+failed:
+    attention_work_free(w);
+    return -1;
+}
+
+void attention_work_free(AttentionWork *w) {
+    for (int i = 0; i < 4; i++) free(w->z[i]);
+    free(w->t);
+    free(w->u);
+    scratch_free(&w->scratch);
+    attend_scratch_free(&w->attend);
+    memset(w, 0, sizeof *w);
+}
+
+// ---- what it costs -------------------------------------------------------------------------------
+
+Cost attention_cost(const Attention *a) {
+    Cost c = {0};
+    const Mat *used[12];
+    double uses[12];
+    int n = 0;
+    for (int p = P_Q; p <= P_O; p++)
+        if (a->w[p].rows) used[n] = &a->w[p], uses[n++] = 1;
+    for (int i = 0; i < a->n_groups; i++) {
+        const Group *g = &a->groups[i];
+        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0);   // in, out
+        used[n] = &g->embd, uses[n++] = sides;
+        if (g->core.rows) used[n] = &g->core, uses[n++] = sides;
+    }
+    for (int i = 0; i < n; i++) {
+        c.bytes += (double)mat_bytes(used[i]);
+        c.madds += uses[i] * (double)used[i]->rows * (double)used[i]->cols;
+    }
+    for (int i = 0; i < a->n_groups; i++)                   // U_head once a head, U_kind once a slice
+        for (int p = P_Q; p <= P_O; p++) {
+            const Group *g = &a->groups[i];
+            if (!(g->set & 1 << p)) continue;
+            double heads = (double)heads_of(&a->shape, p);
+            c.madds += heads * (double)(g->head.rows * g->head.cols);
+            if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);
+        }
+    for (int i = 0; i < a->n_groups; i++)
+        c.bytes += 4.0 * (double)(a->groups[i].head.rows * a->groups[i].head.cols +
+                                  a->groups[i].kind.rows * a->groups[i].kind.cols);
+    return c;
+}
+
+Cost attention_cache_cost(const Attention *a, int type, bool latent) {
+    const AttnShape *s = &a->shape;
+    const TypeInfo *info = type_info(type);
+    int64_t width = attention_v_width(a, latent);
+    int64_t numbers = s->n_kv * s->hd + (latent ? width : s->n_kv * width);
+    return (Cost){(double)numbers * info->bytes / info->block, (double)(s->h * (s->hd + width))};
+}
+
+bool attention_latent_possible(const Attention *a) { return a->group_of[P_V] >= 0; }
+
+bool attention_latent_pays(const Attention *a, int type) {
+    if (!attention_latent_possible(a)) return false;
+    Cost dense = attention_cache_cost(a, type, false), latent = attention_cache_cost(a, type, true);
+    return latent.bytes + latent.madds / 8 < dense.bytes + dense.madds / 8;
+}
