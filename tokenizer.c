@@ -94,7 +94,7 @@ static int read_gguf(Vocab *v, const Gguf *g, Err *e) {
     const GgufKv *types = array(g, "tokenizer.ggml.token_type", GGUF_I32, n, false, &status, e);
     if (types) memcpy(v->type, types->data, n * sizeof *v->type);
     else for (size_t i = 0; i < n; i++) v->type[i] = TOK_NORMAL;
-    const GgufKv *strip = array(g, "tucker.token_strip", GGUF_U8, n, false, &status, e);
+    const GgufKv *strip = array(g, "tucker.tokenizer.strip", GGUF_U8, n, false, &status, e);
     if (strip) memcpy(v->strip, strip->data, n);
     if (status) return -1;
 
@@ -135,7 +135,7 @@ static int read_gguf(Vocab *v, const Gguf *g, Err *e) {
     if (gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &v->add_bos, e) ||
         gguf_get_bool(g, "tokenizer.ggml.add_eos_token", &v->add_eos, e) ||
         gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &v->add_space_prefix, e) ||
-        gguf_get_bool(g, "tucker.ignore_merges", &v->ignore_merges, e) ||
+        gguf_get_bool(g, "tucker.tokenizer.ignore_merges", &v->ignore_merges, e) ||
         gguf_get_str(g, "tokenizer.chat_template", &v->chat_template, e)) return -1;
     return 0;
 }
@@ -171,10 +171,10 @@ void vocab_to_gguf(const Vocab *v, GgufBuilder *b) {
         gguf_set_str(b, "tokenizer.chat_template", v->chat_template.s, v->chat_template.n);
     // What GGUF has no key for, where it is not as the other keys would have it.
     if (v->ignore_merges != (v->pre == PRE_LLAMA3))
-        gguf_set_bool(b, "tucker.ignore_merges", v->ignore_merges);
+        gguf_set_bool(b, "tucker.tokenizer.ignore_merges", v->ignore_merges);
     bool strips = false;
     for (size_t i = 0; i < n; i++) strips |= v->strip[i] != 0;
-    if (strips) gguf_set_array(b, "tucker.token_strip", GGUF_U8, v->strip, n);
+    if (strips) gguf_set_array(b, "tucker.tokenizer.strip", GGUF_U8, v->strip, n);
 }
 
 // ---- 2 tables made from a vocabulary ------------------------------------------------------------
@@ -266,7 +266,7 @@ static int make_pieces(Tokenizer *t, Err *e) {
         if (v->kind == VOCAB_SPM && v->type[i] == TOK_BYTE) {
             int b = byte_piece(p);
             if (b < 0) return fail(e, "vocabulary: byte token %zu is '%.*s', expected <0x00> to "
-                                   "<0xFF>", i, (int)p.n, p.s);
+                                   "<0xFF>", i, (int)(p.n < 64 ? p.n : 64), p.s);
             if (t->byte_id[b] < 0) t->byte_id[b] = (int)i;
             to[0] = (char)b;
             len = 1;
@@ -274,8 +274,8 @@ static int make_pieces(Tokenizer *t, Err *e) {
             len = copy_spaces(to, p.s, p.n);
         } else if (v->kind == VOCAB_BPE && v->type[i] == TOK_NORMAL) {
             len = from_alphabet(p, to);
-            int b = (unsigned char)*to;
-            if (len == 1 && t->byte_id[b] < 0) t->byte_id[b] = (int)i;
+            int *byte = len == 1 ? &t->byte_id[(unsigned char)*to] : NULL;
+            if (byte && *byte < 0) *byte = (int)i;
         }
         if (len == SIZE_MAX && p.n) memcpy(to, p.s, p.n);
         if (len == SIZE_MAX) len = p.n;
@@ -459,9 +459,8 @@ static Join pop(Work *w) {
 // Puts the join of symbol `left` and its next on the heap, where they make a piece.
 static void consider(Work *w, const char *s, int left) {
     const Tokenizer *t = w->t;
-    const Symbol *a = &w->symbol[left];
-    if (left < 0 || a->next < 0) return;
-    const Symbol *b = &w->symbol[a->next];
+    if (left < 0 || w->symbol[left].next < 0) return;
+    const Symbol *a = &w->symbol[left], *b = &w->symbol[a->next];
     Join x = {0, left, -1, a->len + b->len};
     if (t->v->kind == VOCAB_SPM) {
         x.id = find_piece(t, s + a->at, x.len);
@@ -595,7 +594,7 @@ static size_t special_at(const Tokenizer *t, const char *s, size_t n, bool contr
 }
 
 // SPM: the space prefix goes before the text's first piece, user-defined or not, but behind control
-// tokens, each of which begins a document.
+// tokens, each of which begins a document anew.
 static int encode_all(Work *w, const char *s, size_t n, bool special, bool first) {
     const Vocab *v = w->t->v;
     bool may = v->kind == VOCAB_SPM && v->add_space_prefix, prefix = may && first;

@@ -9,7 +9,7 @@ typedef struct { const Str *text; int *slot; size_t mask; } StrMap;
 
 int strmap_new(StrMap *m, const Str *text, size_t n, const char *what, Err *e);  // room for n adds
 void strmap_free(StrMap *m);
-int strmap_add(StrMap *m, int i);          // text[i]; returns i, or the index of an equal one before
+int strmap_add(StrMap *m, int i);          // text[i]; returns i, or an equal one's index
 int strmap_find(const StrMap *m, const char *s, size_t n);      // its index, -1: none
 
 uint64_t mix_bits(uint64_t h);             // spreads a key's bits, for tables of other things

@@ -10,13 +10,14 @@
 
 #include "vectors.h"
 
-// ---- vocabularies made here ----------------------------------------------------------------------
+// ---- vocabularies made here ---------------------------------------------------------------------
 
 typedef struct { const char *text; int type; float score; } Row;
 
-// SPM: <unk>, <s>, </s>, the 256 byte pieces (id 3 + byte), then rows from id 259. BPE: the 256 bytes
-// (id = byte), then rows from id 256, and merges.
-static Vocab make(VocabKind kind, const Row *row, int n_rows, const char *const *merges, int n_merges) {
+// SPM: <unk>, <s>, </s>, the 256 byte pieces (id 3 + byte), then rows from id 259. BPE: the 256
+// bytes (id = byte), then rows from id 256, and merges.
+static Vocab make(VocabKind kind, const Row *row, int n_rows, const char *const *merges,
+    int n_merges) {
     static const char *const first[] = {"<unk>", "<s>", "</s>"};
     Vocab v = {.kind = kind, .bos = -1, .eos = -1, .unk = -1, .eot = -1};
     int base = kind == VOCAB_SPM ? 259 : 256;
@@ -32,12 +33,13 @@ static Vocab make(VocabKind kind, const Row *row, int n_rows, const char *const 
     v.merge = merge;
     v.n_merges = n_merges;
     for (int i = 0; i < base; i++, text += 8) {
-        char c = (char)(kind == VOCAB_SPM ? i - 3 : i);
-        size_t len = kind == VOCAB_BPE ? to_alphabet(&c, 1, text)
-            : (size_t)sprintf(text, i < 3 ? "%s%.0d" : "%.0s<0x%02X>", i < 3 ? first[i] : "", i - 3);
-        if (kind == VOCAB_SPM && i < 3) len = strlen(strcpy(text, first[i]));
-        piece[i] = (Str){text, len};
-        v.type[i] = kind == VOCAB_BPE ? TOK_NORMAL : i == 0 ? TOK_UNKNOWN : i < 3 ? TOK_CONTROL : TOK_BYTE;
+        char c = (char)i;
+        if (kind == VOCAB_BPE) text[to_alphabet(&c, 1, text)] = 0;
+        else if (i < 3) strcpy(text, first[i]);
+        else sprintf(text, "<0x%02X>", (unsigned)(i - 3));
+        piece[i] = (Str){text, strlen(text)};
+        v.type[i] = i > 2 ? TOK_BYTE : i ? TOK_CONTROL : TOK_UNKNOWN;
+        if (kind == VOCAB_BPE) v.type[i] = TOK_NORMAL;
     }
     for (int i = 0; i < n_rows; i++) {
         piece[base + i] = (Str){row[i].text, strlen(row[i].text)};
@@ -59,19 +61,24 @@ static Vocab make(VocabKind kind, const Row *row, int n_rows, const char *const 
 #define US "\xE2\x96\x81"           // U+2581
 static const Row spm_rows[] = {     // from 259
     {US, TOK_NORMAL, -9}, {"a", TOK_NORMAL, -10}, {"b", TOK_NORMAL, -11}, {"ab", TOK_NORMAL, -1},
-    {US "a", TOK_NORMAL, -2}, {"ba", TOK_NORMAL, -1}, {"aba", TOK_NORMAL, -3}, {"\xC3\xA9", TOK_NORMAL, -12},
-    {"<user>", TOK_USER, 0}, {"<us", TOK_USER, 0}, {"bb", TOK_NORMAL, -INFINITY}, {"<|end|>", TOK_CONTROL, 0},
+    {US "a", TOK_NORMAL, -2}, {"ba", TOK_NORMAL, -1}, {"aba", TOK_NORMAL, -3},
+    {"\xC3\xA9", TOK_NORMAL, -12},
+    {"<user>", TOK_USER, 0}, {"<us", TOK_USER, 0}, {"bb", TOK_NORMAL, -INFINITY},
+    {"<|end|>", TOK_CONTROL, 0},
     {"[PAD]", TOK_UNUSED, 0},
 };
 static const Row bpe_rows[] = {     // from 256
-    {"ab", TOK_NORMAL, 0}, {"abc", TOK_NORMAL, 0}, {"\xC4\xA0" "a", TOK_NORMAL, 0}, {"bc", TOK_NORMAL, 0},
+    {"ab", TOK_NORMAL, 0}, {"abc", TOK_NORMAL, 0}, {"\xC4\xA0" "a", TOK_NORMAL, 0},
+    {"bc", TOK_NORMAL, 0},
     {"\xC4\xA0" "abc", TOK_NORMAL, 0}, {"<mask>", TOK_CONTROL, 0}, {"<|im_end|>", TOK_CONTROL, 0},
     {"<r>", TOK_USER, 0}, {"<mask>x", TOK_USER, 0}, {"cab", TOK_NORMAL, 0},
 };
-static const char *const bpe_merges[] = {"a b", "\xC4\xA0 a", "b c", "a bc", "ab c", "z q", "\xC4\xA0 abc"};
+static const char *const bpe_merges[] = {"a b", "\xC4\xA0 a", "b c", "a bc", "ab c", "z q",
+    "\xC4\xA0 abc"};
 
 // "id id id" of a text, in a static buffer; encoding problems as text.
-static const char *ids_of(const Tokenizer *t, const char *text, size_t n, bool special, bool first) {
+static const char *ids_of(const Tokenizer *t, const char *text, size_t n, bool special,
+    bool first) {
     static char out[1 << 16];
     int *ids;
     size_t n_ids, at = 0;
@@ -102,7 +109,7 @@ static int differs(Tokenizer *t, const char *text, size_t n, bool special) {
     return bad || at != n;
 }
 
-// ---- code points, strings, words -----------------------------------------------------------------
+// ---- code points, strings, words ----------------------------------------------------------------
 
 static int utf8(void) {
     char s[4];
@@ -115,7 +122,8 @@ static int utf8(void) {
             CHECK(utf8_next(s, k, &back) == 0, "%zu bytes of U+%04X are not yet one", k, c);
     }
     static const struct { const char *s; size_t n, taken; } bad[] = {
-        {"\x80", 1, 1}, {"\xC0\x80", 2, 1}, {"\xC1\xBF", 2, 1}, {"\xE0\x80\x80", 3, 1}, {"\xED\xA0\x80", 3, 1},
+        {"\x80", 1, 1}, {"\xC0\x80", 2, 1}, {"\xC1\xBF", 2, 1}, {"\xE0\x80\x80", 3, 1},
+        {"\xED\xA0\x80", 3, 1},
         {"\xF0\x80\x80\x80", 4, 1}, {"\xF4\x90\x80\x80", 4, 1}, {"\xF5\x80", 2, 1}, {"\xFF", 1, 1},
         {"\xC3(", 2, 1}, {"\xE2\x82(", 3, 2}, {"\xF0\x9F\x98(", 4, 3}, {"\xF0\x9F(", 3, 2},
     };
@@ -129,13 +137,20 @@ static int utf8(void) {
 
 static int classes(void) {
     static const struct { uint32_t cp; int class; } at[] = {
-        {'a', UC_LETTER}, {'Z', UC_LETTER}, {'0', UC_NUMBER}, {'9', UC_NUMBER}, {'_', UC_OTHER}, {0, UC_OTHER},
-        {' ', UC_SPACE}, {'\t', UC_SPACE}, {'\r', UC_SPACE}, {0x0E, UC_OTHER}, {0x1C, UC_OTHER}, {0x85, UC_SPACE},
-        {0xA0, UC_SPACE}, {0xAA, UC_LETTER}, {0xB2, UC_NUMBER}, {0xBD, UC_NUMBER}, {0xD7, UC_OTHER}, {0xDF, UC_LETTER},
-        {0x301, UC_OTHER}, {0x663, UC_NUMBER}, {0x1680, UC_SPACE}, {0x180E, UC_OTHER}, {0x200A, UC_SPACE},
-        {0x200B, UC_OTHER}, {0x2028, UC_SPACE}, {0x2167, UC_NUMBER}, {0x3000, UC_SPACE}, {0x3007, UC_NUMBER},
-        {0x4E00, UC_LETTER}, {0x9FFF, UC_LETTER}, {0xAC00, UC_LETTER}, {0xD7A3, UC_LETTER}, {0xD800, UC_OTHER},
-        {0xE000, UC_OTHER}, {0xFEFF, UC_OTHER}, {0x1F600, UC_OTHER}, {0x1D7CE, UC_NUMBER}, {0x31350, UC_LETTER},
+        {'a', UC_LETTER}, {'Z', UC_LETTER}, {'0', UC_NUMBER}, {'9', UC_NUMBER}, {'_', UC_OTHER},
+        {0, UC_OTHER},
+        {' ', UC_SPACE}, {'\t', UC_SPACE}, {'\r', UC_SPACE}, {0x0E, UC_OTHER}, {0x1C, UC_OTHER},
+        {0x85, UC_SPACE},
+        {0xA0, UC_SPACE}, {0xAA, UC_LETTER}, {0xB2, UC_NUMBER}, {0xBD, UC_NUMBER},
+        {0xD7, UC_OTHER}, {0xDF, UC_LETTER},
+        {0x301, UC_OTHER}, {0x663, UC_NUMBER}, {0x1680, UC_SPACE}, {0x180E, UC_OTHER},
+        {0x200A, UC_SPACE},
+        {0x200B, UC_OTHER}, {0x2028, UC_SPACE}, {0x2167, UC_NUMBER}, {0x3000, UC_SPACE},
+        {0x3007, UC_NUMBER},
+        {0x4E00, UC_LETTER}, {0x9FFF, UC_LETTER}, {0xAC00, UC_LETTER}, {0xD7A3, UC_LETTER},
+        {0xD800, UC_OTHER},
+        {0xE000, UC_OTHER}, {0xFEFF, UC_OTHER}, {0x1F600, UC_OTHER}, {0x1D7CE, UC_NUMBER},
+        {0x31350, UC_LETTER},
         {0x10FFFF, UC_OTHER}, {0x110000, UC_OTHER}, {UTF8_BAD, UC_OTHER},
     };
     for (int i = 0; i < COUNT(at); i++)
@@ -169,7 +184,8 @@ static int alphabet(void) {
     for (int i = 0; i < 256; i++) all[i] = (char)i;
     size_t n = to_alphabet(all, 256, out);
     CHECK(from_alphabet((Str){out, n}, back) == 256 && !memcmp(all, back, 256), "bytes change");
-    CHECK(to_alphabet(" \n\xAD", 3, out) == 6 && !memcmp(out, "\xC4\xA0\xC4\x8A\xC5\x83", 6), "%.6s", out);
+    CHECK(to_alphabet(" \n\xAD", 3, out) == 6 && !memcmp(out, "\xC4\xA0\xC4\x8A\xC5\x83", 6),
+        "%.6s", out);
     CHECK(from_alphabet((Str){"a b", 3}, back) == SIZE_MAX, "a space is not in the alphabet");
     CHECK(from_alphabet((Str){"\xC5\x84", 2}, back) == SIZE_MAX, "U+0144 is not in the alphabet");
     CHECK(from_alphabet((Str){"\xC5", 1}, back) == SIZE_MAX, "half a character");
@@ -182,7 +198,8 @@ static int splits(void) {
         {"Hello  world", "Hello| | world", "Hello| | world", "Hello| | world", "Hello| | world"},
         {"I'VE we've 'tis", "I|'|VE| we|'ve| '|tis", "I|'VE| we|'ve| '|tis", "I|'VE| we|'ve| '|tis",
          "I|'|VE| we|'ve| '|tis"},
-        {"a1234567 8", "a|1234567| 8", "a|123|456|7| |8", "a|1|2|3|4|5|6|7| |8", "a|1|2|3|4|5|6|7| |8"},
+        {"a1234567 8", "a|1234567| 8", "a|123|456|7| |8", "a|1|2|3|4|5|6|7| |8",
+            "a|1|2|3|4|5|6|7| |8"},
         {"x\n\n  y \r\n z", "x|\n\n | y| \r\n| z", "x|\n\n| | y| \r\n| z", "x|\n\n| | y| \r\n| z",
          "x|\n\n | y| \r\n| z"},
         {"\t\tif (a != b)\n\n", "\t|\t|if| (|a| !=| b|)|\n\n", "\t|\tif| (|a| !=| b|)\n\n",
@@ -205,11 +222,13 @@ static int splits(void) {
             for (size_t at = 0, part = 0, end; at < n; at = end) {
                 if (at == part) part = part_end(pre, s, n, at);
                 end = word_end(pre, s, part, at);
-                CHECK(end > at && end <= part && part <= n, "%s: %zu .. %zu in %zu", s, at, end, part);
+                CHECK(end > at && end <= part && part <= n, "%s: %zu .. %zu in %zu", s, at, end,
+                    part);
                 k += (size_t)sprintf(out + k, at ? "|%.*s" : "%.*s", (int)(end - at), s + at);
             }
             out[k] = 0;
-            CHECK(!strcmp(out, expected[p]), "%s: '%s', expected '%s'", pre_name(pre), out, expected[p]);
+            CHECK(!strcmp(out, expected[p]), "%s: '%s', expected '%s'", pre_name(pre), out,
+                expected[p]);
         }
     }
     return PASS;
@@ -217,7 +236,8 @@ static int splits(void) {
 
 static int names(void) {
     static const struct { const char *name; int pre; } known[] = {
-        {"gpt-2", PRE_GPT2}, {"roberta-bpe", PRE_GPT2}, {"llama-bpe", PRE_LLAMA3}, {"llama3", PRE_LLAMA3},
+        {"gpt-2", PRE_GPT2}, {"roberta-bpe", PRE_GPT2}, {"llama-bpe", PRE_LLAMA3},
+        {"llama3", PRE_LLAMA3},
         {"llama-v3", PRE_LLAMA3}, {"qwen2", PRE_QWEN2}, {"smollm", PRE_SMOLLM}, {"default", -1},
         {"falcon", -1}, {"", -1}, {"gpt-20", -1},
     };
@@ -230,11 +250,12 @@ static int names(void) {
         CHECK(pre_by_name((Str){name, strlen(name)}) == p, "%s", name);
     }
     CHECK(byte_piece((Str){"<0x4f>", 6}) == 0x4F && byte_piece((Str){"<0xZZ>", 6}) == -1 &&
-          byte_piece((Str){"<0x-1>", 6}) == -1 && byte_piece((Str){"<0x41", 5}) == -1, "byte pieces");
+          byte_piece((Str){"<0x-1>", 6}) == -1 && byte_piece((Str){"<0x41", 5}) == -1,
+              "byte pieces");
     return PASS;
 }
 
-// ---- encoding ------------------------------------------------------------------------------------
+// ---- encoding -----------------------------------------------------------------------------------
 
 static int encodes_spm(void) {
     Err e;
@@ -242,9 +263,10 @@ static int encodes_spm(void) {
     Tokenizer *t = tokenizer_new(&v, &e);
     CHECK(t, "%s", e.msg);
     static const struct { const char *text; bool special, first; const char *ids; } cases[] = {
-        {"", 0, 1, ""}, {" ", 0, 1, "259 259"}, {" ", 0, 0, "259"}, {"a", 0, 1, "263"}, {"a", 0, 0, "260"},
+        {"", 0, 1, ""}, {" ", 0, 1, "259 259"}, {" ", 0, 0, "259"}, {"a", 0, 1, "263"},
+        {"a", 0, 0, "260"},
         {"abab", 0, 0, "262 262"},          // the left of two equal pairs first
-        {"aba", 0, 0, "265"}, {"bab", 0, 0, "264 261"}, {"bb", 0, 0, "261 261"},   // -inf: never made
+        {"aba", 0, 0, "265"}, {"bab", 0, 0, "264 261"}, {"bb", 0, 0, "261 261"},  // -inf: never
         {"ab", 0, 1, "259 262"},            // ab (-1) before _a (-2)
         {"\xC3\xA9" "a", 0, 0, "266 260"},  // a character that is a piece
         {"\xE4\xB8\xAD", 0, 0, "231 187 176"}, {"\xFF", 0, 0, "258"}, {"\xE4\xB8", 0, 0, "231 187"},
@@ -254,12 +276,17 @@ static int encodes_spm(void) {
         {"[PAD]", 1, 0, "94 83 68 71 96"},
     };
     for (int i = 0; i < COUNT(cases); i++) {
-        const char *got = ids_of(t, cases[i].text, strlen(cases[i].text), cases[i].special, cases[i].first);
-        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got, cases[i].ids);
+        const char *got = ids_of(t, cases[i].text, strlen(cases[i].text), cases[i].special,
+            cases[i].first);
+        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got,
+            cases[i].ids);
     }
-    CHECK(!strcmp(ids_of(t, "a\0a", 3, false, false), "260 3 260"), "%s", ids_of(t, "a\0a", 3, false, false));
-    CHECK(tokenizer_id(t, "aba") == 265 && tokenizer_id(t, "</s>") == 2 && tokenizer_id(t, "nope") == -1, "ids");
-    for (int i = -2; i < v.n + 2; i++) CHECK(tokenizer_ends(t, i) == (i == 2 || i == 270), "end %d", i);
+    CHECK(!strcmp(ids_of(t, "a\0a", 3, false, false), "260 3 260"), "%s",
+        ids_of(t, "a\0a", 3, false, false));
+    CHECK(tokenizer_id(t, "aba") == 265 && tokenizer_id(t, "</s>") == 2 &&
+        tokenizer_id(t, "nope") == -1, "ids");
+    for (int i = -2; i < v.n + 2; i++) CHECK(tokenizer_ends(t, i) == (i == 2 || i == 270),
+        "end %d", i);
     tokenizer_free(t);
 
     // Without prefix; and with an unknown token instead of bytes.
@@ -285,16 +312,20 @@ static int encodes_bpe(void) {
     Tokenizer *t = tokenizer_new(&v, &e);
     CHECK(t, "%s", e.msg);
     static const struct { const char *text; bool special; const char *ids; } cases[] = {
-        {"", 0, ""}, {"abc", 0, "257"}, {"bc", 0, "259"}, {"abbc", 0, "256 259"}, {" abc", 0, "260"},
+        {"", 0, ""}, {"abc", 0, "257"}, {"bc", 0, "259"}, {"abbc", 0, "256 259"},
+        {" abc", 0, "260"},
         {"cab", 0, "99 256"}, {"a\xFF", 0, "97 255"},
-        {"<mask>", 0, "60 109 97 115 107 62"}, {"<mask>", 1, "261"}, {"a \t <mask> a", 1, "97 261 258"},
-        {"<mask>x", 1, "264"}, {"<mask>x", 0, "264"}, {"<r>  a", 0, "263 97"}, {"<mask><r>", 1, "261 263"},
+        {"<mask>", 0, "60 109 97 115 107 62"}, {"<mask>", 1, "261"},
+        {"a \t <mask> a", 1, "97 261 258"},
+        {"<mask>x", 1, "264"}, {"<mask>x", 0, "264"}, {"<r>  a", 0, "263 97"},
+        {"<mask><r>", 1, "261 263"},
         {"<mask", 1, "60 109 97 115 107"}, {"  <mask>", 1, "261"}, {"\xC2\xA0<mask>", 1, "261"},
         {"\xA0<mask>", 1, "160 261"}, {"<|im_end|>", 1, "262"},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         const char *got = ids_of(t, cases[i].text, strlen(cases[i].text), cases[i].special, true);
-        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got, cases[i].ids);
+        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got,
+            cases[i].ids);
     }
     CHECK(tokenizer_ends(t, 262) && !tokenizer_ends(t, 261), "<|im_end|> ends, <mask> does not");
     tokenizer_free(t);
@@ -360,7 +391,8 @@ static int equals_definition(void) {
         int n = 0, n_merges = 0;
         for (char c = 'a'; c <= 'c'; c++) sprintf(text[n++], "%c", c);
         while (n < N && n_merges < N) {              // two pieces that are there, joined
-            const char *x = text[random_u64(&rng) % (uint64_t)n], *y = text[random_u64(&rng) % (uint64_t)n];
+            const char *x = text[random_u64(&rng) % (uint64_t)n],
+                *y = text[random_u64(&rng) % (uint64_t)n];
             char pair[64];
             snprintf(pair, sizeof pair, "%s%s", x, y);
             if (strlen(pair) > 12) continue;
@@ -371,7 +403,8 @@ static int equals_definition(void) {
             if (!again) { merges[n_merges] = merge[n_merges]; n_merges++; }
             if (!old) strcpy(text[n++], pair);
         }
-        for (int i = 0; i < n; i++) rows[i] = (Row){text[i], TOK_NORMAL, -(float)(random_u64(&rng) % 9)};
+        for (int i = 0; i < n; i++) rows[i] = (Row){text[i], TOK_NORMAL,
+            -(float)(random_u64(&rng) % 9)};
         int skip = kind == VOCAB_SPM ? 0 : 3;        // a, b, c are bytes already
         Vocab v = make(kind, rows + skip, n - skip, merges, kind == VOCAB_SPM ? 0 : n_merges);
         Tokenizer *t = tokenizer_new(&v, NULL);
@@ -382,10 +415,12 @@ static int equals_definition(void) {
             size_t n_ids;
             for (int i = 0; i < len; i++) s[i] = (char)('a' + random_u64(&rng) % 3);
             int count = naive(&v, s, len, expected);
-            CHECK(!tokenizer_encode(t, s, (size_t)len, false, false, &ids, &n_ids, NULL), "%.*s", len, s);
+            CHECK(!tokenizer_encode(t, s, (size_t)len, false, false, &ids, &n_ids, NULL), "%.*s",
+                len, s);
             int same = n_ids == (size_t)count && !memcmp(ids, expected, n_ids * sizeof *ids);
             free(ids);
-            CHECK(same, "kind %d, round %d: %.*s: %s", kind, round, len, s, ids_of(t, s, (size_t)len, false, false));
+            CHECK(same, "kind %d, round %d: %.*s: %s", kind, round, len, s,
+                ids_of(t, s, (size_t)len, false, false));
         }
         tokenizer_free(t);
         vocab_free(&v);
@@ -393,7 +428,7 @@ static int equals_definition(void) {
     return PASS;
 }
 
-// ---- decoding ------------------------------------------------------------------------------------
+// ---- decoding -----------------------------------------------------------------------------------
 
 // What decoding ids (ended by -9) gives, the pieces of the stream with | between.
 static const char *stream(Tokenizer *t, bool special, const int *ids) {
@@ -413,27 +448,30 @@ static int decodes(void) {
         {0, {1, 263, 263, 2, -9}, "|a| a||"}, {1, {1, 263, 2, 263, -9}, "<s>|a|</s>|a|"},
         {0, {259, 260, -9}, "|a|"}, {0, {260, 259, -9}, "a| |"},
         {0, {3 + 0xE4, 3 + 0xB8, 3 + 0xAD, 260, -9}, "||中|a|"},
-        {0, {3 + 0xE4, 3 + 0xB8, 260, -9}, "||\xEF\xBF\xBD" "a|"},        // one for the two together
+        {0, {3 + 0xE4, 3 + 0xB8, 260, -9}, "||\xEF\xBF\xBD" "a|"},    // one for both
         {0, {3 + 0xF0, 3 + 0x9F, -9}, "||\xEF\xBF\xBD"},
         {0, {3 + 0xFF, 3 + 0x80, -9}, "\xEF\xBF\xBD|\xEF\xBF\xBD|"},
         {0, {3 + 0xF0, 3 + 0x9F, 3 + 0x98, 3 + 0x80, -9}, "|||😀|"},
         {0, {3 + 0xE4, 1, 3 + 0xB8, 3 + 0xAD, -9}, "|||中|"},
-        {0, {0, -9}, "\xEF\xBF\xBD|"}, {1, {0, -9}, "<unk>|"}, {0, {3, 271, -1, 99999, -9}, "\xEF\xBF\xBD||||"},
+        {0, {0, -9}, "\xEF\xBF\xBD|"}, {1, {0, -9}, "<unk>|"},
+        {0, {3, 271, -1, 99999, -9}, "\xEF\xBF\xBD||||"},
         {0, {3 + ' ', 260, -9}, " |a|"}, {0, {267, -9}, "<user>|"},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         const char *got = stream(t, cases[i].special, cases[i].ids);
         CHECK(!strcmp(got, cases[i].text), "case %d: '%s', expected '%s'", i, got, cases[i].text);
     }
-    static const char *const texts[] = {"", " ", "  a", "ab ba", "é中😀", "<s>ab</s> b<user> a", "\n\t x", "<user>"};
+    static const char *const texts[] = {"", " ", "  a", "ab ba", "é中😀", "<s>ab</s> b<user> a",
+        "\n\t x", "<user>"};
     for (int i = 0; i < COUNT(texts); i++) for (int special = 0; special < 2; special++)
-        CHECK(!differs(t, texts[i], strlen(texts[i]), special), "'%s' does not come back", texts[i]);
+        CHECK(!differs(t, texts[i], strlen(texts[i]), special), "'%s' does not come back",
+            texts[i]);
     tokenizer_free(t);
     vocab_free(&v);
     return PASS;
 }
 
-// ---- GGUF ----------------------------------------------------------------------------------------
+// ---- GGUF ---------------------------------------------------------------------------------------
 
 static int same_str(Str a, Str b) { return a.n == b.n && !memcmp(a.s, b.s, a.n); }
 
@@ -455,15 +493,20 @@ static int through_gguf(void) {
         vocab_to_gguf(&v, b);
         CHECK(!gguf_build(b, "built", &g, &e), "%s", e.msg);
         CHECK(!vocab_from_gguf(&w, &g, &e), "%s", e.msg);
-        CHECK(w.kind == v.kind && w.pre == v.pre && w.n == v.n && w.n_merges == v.n_merges, "%d pieces", w.n);
+        CHECK(w.kind == v.kind && w.pre == v.pre && w.n == v.n && w.n_merges == v.n_merges,
+            "%d pieces", w.n);
         for (int i = 0; i < v.n; i++)
-            CHECK(same_str(v.piece[i], w.piece[i]) && v.type[i] == w.type[i] && v.strip[i] == w.strip[i] &&
+            CHECK(same_str(v.piece[i], w.piece[i]) && v.type[i] == w.type[i] &&
+                v.strip[i] == w.strip[i] &&
                   (v.kind == VOCAB_BPE || v.score[i] == w.score[i]), "piece %d", i);
         for (int i = 0; i < v.n_merges; i++) CHECK(same_str(v.merge[i], w.merge[i]), "merge %d", i);
-        CHECK(w.bos == v.bos && w.eos == v.eos && w.unk == v.unk && w.eot == v.eot, "ids %d %d %d %d",
+        CHECK(w.bos == v.bos && w.eos == v.eos && w.unk == v.unk && w.eot == v.eot,
+            "ids %d %d %d %d",
               w.bos, w.eos, w.unk, w.eot);
-        CHECK(w.add_bos == v.add_bos && w.add_eos == v.add_eos && w.ignore_merges == v.ignore_merges &&
-              w.add_space_prefix == v.add_space_prefix && same_str(w.chat_template, v.chat_template), "flags");
+        CHECK(w.add_bos == v.add_bos && w.add_eos == v.add_eos &&
+            w.ignore_merges == v.ignore_merges &&
+              w.add_space_prefix == v.add_space_prefix &&
+                  same_str(w.chat_template, v.chat_template), "flags");
         vocab_free(&w);
         gguf_free(&g);
         gguf_builder_free(b);
@@ -506,8 +549,10 @@ static void spoil(GgufBuilder *b, int i) {
 
 static int refuses(void) {
     static const struct { int spoil; const char *says; } cases[] = {
-        {0, "'bert' is not supported"}, {1, "tokenizer.ggml.model is absent"}, {2, "tokenizer.ggml.tokens is absent"},
-        {3, "expected 266 items, one a token, found 2"}, {4, "expected an array of i32"}, {5, "found 272"},
+        {0, "'bert' is not supported"}, {1, "tokenizer.ggml.model is absent"},
+        {2, "tokenizer.ggml.tokens is absent"},
+        {3, "expected 266 items, one a token, found 2"}, {4, "expected an array of i32"},
+        {5, "found 272"},
         {6, "eos_token_id"}, {7, "'falcon' is not supported"}, {8, "tokenizer.ggml.pre is absent"},
         {9, "tokenizer.ggml.merges is absent"}, {10, "merge 0 is 'ab'"}, {11, "token 0 has type 9"},
         {12, "no tokens"}, {13, "add_bos_token"}, {14, "expected an array of strings"},
@@ -516,7 +561,8 @@ static int refuses(void) {
     };
     for (int i = 0; i < COUNT(cases); i++) {
         Err e = {""};
-        Vocab v = cases[i].spoil < 20 ? make(VOCAB_BPE, bpe_rows, COUNT(bpe_rows), bpe_merges, COUNT(bpe_merges))
+        Vocab v = cases[i].spoil < 20 ? make(VOCAB_BPE, bpe_rows, COUNT(bpe_rows), bpe_merges,
+            COUNT(bpe_merges))
                                       : make(VOCAB_SPM, spm_rows, COUNT(spm_rows), NULL, 0), w;
         GgufBuilder *b = gguf_builder(&e);
         Gguf g;
@@ -537,12 +583,14 @@ static int refuses(void) {
     }
     // What no GGUF can hold, but another reader might pass.
     Err e;
-    Row rows[] = {{"<0xZZ>", TOK_BYTE, 0}, {"<0x-1>", TOK_BYTE, 0}, {"", TOK_NORMAL, 0}, {"", TOK_USER, 0}};
+    Row rows[] = {{"<0xZZ>", TOK_BYTE, 0}, {"<0x-1>", TOK_BYTE, 0}, {"", TOK_NORMAL, 0},
+        {"", TOK_USER, 0}};
     for (int i = 0; i < 4; i++) {
         Vocab v = make(VOCAB_SPM, rows + i, 1, NULL, 0);
         Tokenizer *t = tokenizer_new(&v, &e);
         if (i < 2) CHECK(!t && strstr(e.msg, "byte token 259"), "%s", e.msg);
-        else CHECK(t && !strcmp(ids_of(t, "x", 1, true, false), "123"), "an empty piece is matched");
+        else CHECK(t && !strcmp(ids_of(t, "x", 1, true, false), "123"),
+            "an empty piece is matched");
         tokenizer_free(t);
         vocab_free(&v);
     }
@@ -572,7 +620,8 @@ static int bit_flips(void) {
         size_t size;
         CHECK(b, "%s", e.msg);
         vocab_to_gguf(&v, b);
-        CHECK(!out_open(&o, path, &e) && !gguf_begin(b, &o, &e) && !gguf_end(b, &o, &e) && !out_commit(&o, &e),
+        CHECK(!out_open(&o, path, &e) && !gguf_begin(b, &o, &e) && !gguf_end(b, &o, &e) &&
+            !out_commit(&o, &e),
               "%s", e.msg);
         CHECK(!read_file(path, 1 << 20, &file, &size, &e), "%s", e.msg);
         unlink(path);
@@ -587,14 +636,16 @@ static int bit_flips(void) {
             Gguf g = {0};
             Vocab w = {0};
             Tokenizer *t = NULL;
-            if (!gguf_parse(&g, copy, i % 7 ? size : i / 8, "flipped", &e) && !vocab_from_gguf(&w, &g, &e))
+            if (!gguf_parse(&g, copy, i % 7 ? size : i / 8, "flipped", &e) &&
+                !vocab_from_gguf(&w, &g, &e))
                 t = tokenizer_new(&w, &e);
             if (t) {
                 static const char text[] = " abc <mask> a<user>\xC3\xA9\xFF <s>";
                 int *ids = NULL;
                 size_t n = 0;
                 Decoder d = {0};
-                CHECK(!tokenizer_encode(t, text, sizeof text - 1, true, true, &ids, &n, &e), "%s", e.msg);
+                CHECK(!tokenizer_encode(t, text, sizeof text - 1, true, true, &ids, &n, &e), "%s",
+                    e.msg);
                 for (size_t k = 0; k < n; k++) tokenizer_decode(t, &d, ids[k]);
                 tokenizer_decode_end(t, &d);
                 free(ids);
@@ -613,13 +664,14 @@ static int bit_flips(void) {
     return PASS;
 }
 
-// ---- long texts ----------------------------------------------------------------------------------
+// ---- long texts ---------------------------------------------------------------------------------
 
 // A quarter of a megabyte of the same thing, and of anything: the quarter of a second that it may
 // take here (more with a sanitizer) tells n log n from n^2.
 static int long_texts(void) {
     enum { SIZE = 1 << 18 };
-    static const char *const units[] = {"a", " ", "\n", "ab", "a ", "😀", "<", "<mask", "7", "'", "\xE4\xB8", "\x80"};
+    static const char *const units[] = {"a", " ", "\n", "ab", "a ", "😀", "<", "<mask", "7", "'",
+        "\xE4\xB8", "\x80"};
     char *text = malloc(SIZE + 8);
     CHECK(text, "memory");
     for (int round = 0; round < 5; round++) {
@@ -632,7 +684,8 @@ static int long_texts(void) {
             size_t n = 0;
             uint64_t rng = 3;
             if (u == COUNT(units)) for (; n < SIZE; n++) text[n] = (char)random_u64(&rng);
-            else for (size_t len = strlen(units[u]); n + len <= SIZE; n += len) memcpy(text + n, units[u], len);
+            else for (size_t len = strlen(units[u]); n + len <= SIZE; n += len) memcpy(text + n,
+                units[u], len);
             int *ids;
             size_t n_ids;
             double start = seconds();
@@ -641,7 +694,8 @@ static int long_texts(void) {
             free(ids);
             CHECK(took < 10, "round %d, unit %d: %.2f s", round, u, took);
             CHECK(n_ids > n / 8, "round %d, unit %d: %zu ids", round, u, n_ids);
-            if (u < 10) CHECK(!differs(t, text, n, false), "round %d, unit %d does not come back", round, u);
+            if (u < 10) CHECK(!differs(t, text, n, false), "round %d, unit %d does not come back",
+                round, u);
         }
         tokenizer_free(t);
         vocab_free(&v);
@@ -650,13 +704,14 @@ static int long_texts(void) {
     return PASS;
 }
 
-// ---- published vocabularies ----------------------------------------------------------------------
+// ---- published vocabularies ---------------------------------------------------------------------
 
 static int from_file(const char *name, Gguf *g, Vocab *v, Tokenizer **t) {
     Err e;
     const char *path = data_path(name);
     if (!path) return SKIP;
-    CHECK(!gguf_open(g, path, &e) && !vocab_from_gguf(v, g, &e) && (*t = tokenizer_new(v, &e)), "%s", e.msg);
+    CHECK(!gguf_open(g, path, &e) && !vocab_from_gguf(v, g, &e) && (*t = tokenizer_new(v, &e)),
+        "%s", e.msg);
     return PASS;
 }
 
@@ -696,14 +751,16 @@ static int refuses_files(void) {
         Gguf g;
         Vocab v;
         CHECK(!gguf_open(&g, path, &e), "%s", e.msg);
-        CHECK(vocab_from_gguf(&v, &g, &e) && strstr(e.msg, files[i].says), "%s: %s", files[i].name, e.msg);
+        CHECK(vocab_from_gguf(&v, &g, &e) && strstr(e.msg, files[i].says), "%s: %s", files[i].name,
+            e.msg);
         gguf_free(&g);
     }
     return PASS;
 }
 
 static const Test tests[] = {
-    {"utf8", utf8}, {"classes", classes}, {"maps", maps}, {"alphabet", alphabet}, {"splits", splits},
+    {"utf8", utf8}, {"classes", classes}, {"maps", maps}, {"alphabet", alphabet},
+    {"splits", splits},
     {"names", names}, {"encodes_spm", encodes_spm}, {"encodes_bpe", encodes_bpe},
     {"equals_definition", equals_definition}, {"decodes", decodes}, {"through_gguf", through_gguf},
     {"refuses", refuses}, {"bit_flips", bit_flips}, {"long_texts", long_texts},

@@ -21,7 +21,8 @@ static inline int check_vectors(Tokenizer *t, const char *name) {
     CHECK(!read_file(path[1], 1 << 20, &ids_text, &size, &e), "%s", e.msg);
     int count = 0;
     char *expected = ids_text;
-    for (char *s = text, *end; (end = strstr(s, separator)); s = end + sizeof separator - 1, count++) {
+    for (char *s = text, *end; (end = strstr(s, separator)); s = end + sizeof separator - 1,
+        count++) {
         int *ids;
         size_t n = (size_t)(end - s), n_ids, at = 0, k = 0;
         CHECK(!tokenizer_encode(t, s, n, false, true, &ids, &n_ids, &e), "%s", e.msg);
@@ -31,13 +32,15 @@ static inline int check_vectors(Tokenizer *t, const char *name) {
         for (char *p = expected, *next; ; p = next, k++) {
             long id = strtol(p, &next, 10);
             if (next == p) break;
-            CHECK(k < n_ids && ids[k] == id, "%s, text %d '%.*s': id %zu is %d, expected %ld", name, count + 1,
+            CHECK(k < n_ids && ids[k] == id, "%s, text %d '%.*s': id %zu is %d, expected %ld",
+                name, count + 1,
                   (int)n, s, k, k < n_ids ? ids[k] : -1, id);
         }
         CHECK(k == n_ids, "%s, text %d: %zu ids, expected %zu", name, count + 1, n_ids, k);
         Decoder d = {0};
         for (k = 0; k <= n_ids; k++) {
-            const char *back = k < n_ids ? tokenizer_decode(t, &d, ids[k]) : tokenizer_decode_end(t, &d);
+            const char *back = k < n_ids ? tokenizer_decode(t, &d, ids[k])
+                : tokenizer_decode_end(t, &d);
             CHECK(strlen(back) <= n - at && !memcmp(back, s + at, strlen(back)),
                   "%s, text %d: decodes to '%s' at byte %zu", name, count + 1, back, at);
             at += strlen(back);
