@@ -85,6 +85,7 @@ int mode_gram(const double *t, const int64_t n[4], int mode, double *c, Err *e) 
 // T_(mode) T_(mode)^T. Orthonormal whatever the rank of T; linalg fixes their signs.
 static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_t r, double *u,
                            Err *e) {
+    if (interrupted) return fail(e, "interrupted");
     int status = -1;
     double *gram = alloc((size_t)n[mode], (size_t)n[mode] * sizeof *gram, "Gram matrix", e);
     double *values = alloc((size_t)r, sizeof *values, "eigenvalues", e);
@@ -215,8 +216,8 @@ void tucker_free(Tucker *t) {
 // How many heads of projection p belong to one KV head: so many kinds it takes.
 static int64_t kinds_of(int p, int64_t m) { return p == P_Q || p == P_O ? m : 1; }
 
-// Where entry e of a head's component a stands: column e of row `row` of W_Q, W_K, W_V (heads*hd, d),
-// row e of column `row` of W_O (d, h*hd); row = head * hd + a.
+// Where entry e of component a of a head stands: row = head * hd + a, column e of W_Q, W_K, W_V
+// (heads*hd, d); of W_O (d, h*hd) row e, column head * hd + a.
 static int64_t entry(const AttnShape *s, int p, int64_t row, int64_t e) {
     return p == P_O ? e * s->h * s->hd + row : row * s->d + e;
 }
@@ -267,9 +268,9 @@ static void pack_factor(const Tucker *t, int mode, bool transposed, float *out) 
                 t->u[mode] ? (float)t->u[mode][i * r + j] : i == j;
 }
 
-// The core of a group whose kinds are not mixed (r_kind = kinds) is itself an attention tensor, of a
+// The core of a group whose kinds are not mixed (r_kind = kinds) is itself the attention tensor of a
 // smaller layer: r_embd wide, its heads r_head wide. So the cores M are its matrices:
-//     W_Q,i ~ U_head M_Q,i U_embd^T        M_Q,i (r_head, r_embd)        (W_O,i ~ U_embd M_O,i U_head^T)
+//     W_Q,i ~ U_head M_Q,i U_embd^T, M_Q,i (r_head, r_embd);      W_O,i ~ U_embd M_O,i U_head^T
 void tucker_pack(const Tucker *t, const AttnShape *s, int set, float *embd, float *head,
                  float *kind, float *const core[4], float *mixed) {
     int64_t r_embd = t->r[EMBD], r_head = t->r[HEAD], r_kind = t->r[KIND];

@@ -120,7 +120,8 @@ static void transpose(const double *a, int64_t rows, int64_t cols, double *out) 
     for (int64_t i0 = 0; i0 < rows; i0 += TILE)
         for (int64_t j0 = 0; j0 < cols; j0 += TILE)
             for (int64_t i = i0; i < rows && i < i0 + TILE; i++)
-                for (int64_t j = j0; j < cols && j < j0 + TILE; j++) out[j * rows + i] = a[i * cols + j];
+                for (int64_t j = j0; j < cols && j < j0 + TILE; j++)
+                    out[j * rows + i] = a[i * cols + j];
 }
 
 // The largest absolute value, or NAN when any entry is not finite.
@@ -133,7 +134,7 @@ static double largest(const double *a, int64_t n) {
     return m;
 }
 
-// ---- Householder reflectors ----------------------------------------------------------------------
+// ---- Householder reflectors ---------------------------------------------------------------------
 // H = I - tau v v^T, v = (1, rest).
 
 // Makes the H that sends (pivot, rest) to (beta, 0); rest becomes v's, pivot 1. Returns beta.
@@ -202,13 +203,15 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
                 add_two(x + i, s, v + i, 0, v + i, m - i);
             }
         }
-        reflect(at + hi * m + lo, m, n - hi, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, false, work);
+        reflect(at + hi * m + lo, m, n - hi, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, false,
+                work);
     }
     // Q^T = (I 0) H_n ... H_1: the last block first, each acting on the rows that are not yet e_i.
     for (int64_t i = 0; i < n; i++) q[i * m + i] = 1;
     for (int64_t lo = n ? (n - 1) / BLOCK * BLOCK : -1; lo >= 0; lo -= BLOCK) {
         int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
-        reflect(q + lo * m + lo, m, n - lo, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, true, work);
+        reflect(q + lo * m + lo, m, n - lo, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, true,
+                work);
     }
     transpose(q, n, m, a);
     if (r) for (int64_t i = 0; i < n * n; i++) r[i] *= scale;
@@ -218,7 +221,7 @@ done:
     return status;
 }
 
-// ---- symmetric eigenproblem ----------------------------------------------------------------------
+// ---- symmetric eigenproblem ---------------------------------------------------------------------
 // A = Q T Q^T with T tridiagonal (Householder), T = Y diag(values) Y^T (divide and conquer),
 // vectors Q Y.
 
@@ -264,51 +267,54 @@ static int ascending(const void *a, const void *b) {
     return x->row < y->row ? -1 : x->row > y->row;                     // the same order everywhere
 }
 
+enum { LEFT = 1, RIGHT = 2 };
+
 // Room for the merges, sized for the largest.
 typedef struct {
-    double *z;          // (n) the rank-one vector, by row of q
-    double *poles;      // (n) d of the live rows, ascending
-    double *z2;         // (n) z^2 of the live rows, then the recomputed z
-    double *line;       // (n) one row in the making
-    double *roots;      // (n) eigenvalues of the live part
-    double *s;          // (n, n) first d_j - lambda_i, then the eigenvectors of the live part
-    double *rows;       // (n, n) rows of q, gathered
-    Ranked *order;      // (n)
-    int64_t *live, *dead, *column;      // (n)
-    uint8_t *side;      // (n) 1: the row has a left part, 2: a right part, 3: both
+    double *z;                     // (n) the rank-one vector, by row of q
+    double *poles, *z2;            // (n) d and z^2 of the live rows, d ascending; then the new z
+    double *roots;                 // (n) eigenvalues of the live part
+    double *line;                  // (n) one row in the making
+    double *s;                     // (n, n) first d_j - root_i, then the vectors of the live part
+    double *rows;                  // (n, n) rows of q, gathered
+    Ranked *order;                 // (n)
+    int64_t n_live, n_dead;
+    int64_t *live, *dead, *column; // (n) rows of q; column of s for a live row
+    uint8_t *side;                 // (n) which halves of the row are not zero
 } Merge;
 
 // Root i of 1/rho + sum_j z2_j / (d_j - x), between d_i and d_i+1 (the last: d_i and d_i + rho).
-// delta[j] = d_j - root comes out to full relative accuracy: the root is found as a distance from
-// the nearer pole. Each step solves for a function with the two next poles that agrees in value and
-// both slopes ("the middle way"); a step that leaves the bracket is replaced by bisection.
+// delta[j] = d_j - root comes out to full relative accuracy: the root is found as a distance tau
+// from the nearer pole. Each step solves for a function with the two next poles that agrees in
+// value and both slopes ("the middle way"); a step that leaves the bracket is halved instead.
 static double secular_root(const double *d, const double *z2, int64_t k, int64_t i, double rho,
                            double *delta) {
     bool last = i == k - 1;
-    double width = last ? rho : d[i + 1] - d[i], tau = width / 2, lo = 0, hi = width;
+    double width = last ? rho : d[i + 1] - d[i], tau = width / 2, lo = 0, hi = width, f, slope;
     int64_t origin = i;
+    for (int64_t j = 0; j < k; j++) delta[j] = d[j] - d[i];
+    pole_sum(z2, delta, tau, k, &f, &slope);
+    if (!last && 1 / rho + f < 0) {                        // negative halfway: d_i+1 is nearer
+        origin = i + 1, tau = lo = -width / 2, hi = 0;
+        for (int64_t j = 0; j < k; j++) delta[j] = d[j] - d[origin];
+    }
     for (int step = 0; step < 200; step++) {
-        double psi, dpsi, phi, dphi;                                   // poles left and right of x
-        if (step < 2) for (int64_t j = 0; j < k; j++) delta[j] = d[j] - d[origin];
+        double psi, dpsi, phi, dphi;                       // of the poles left and right of x
         pole_sum(z2, delta, tau, i + 1, &psi, &dpsi);
         pole_sum(z2 + i + 1, delta + i + 1, tau, k - i - 1, &phi, &dphi);
-        double f = 1 / rho + psi + phi;
-        if (step == 0 && !last && f < 0) {                             // the right pole is nearer
-            origin = i + 1, lo = -width / 2, hi = 0, tau = lo;
-            continue;
-        }
+        f = 1 / rho + psi + phi;
         if (fabs(f) <= 4 * DBL_EPSILON * (1 / rho - psi + phi)) break;
         if (f < 0) lo = tau; else hi = tau;
-        double left = delta[i] - tau, eta;
+        double left = delta[i] - tau, move;
         if (last) {
-            eta = left * f / (f - left * dpsi);
+            move = left * f / (f - left * dpsi);
         } else {
             double right = delta[i + 1] - tau, c = f - left * dpsi - right * dphi;
             double a = (left + right) * f - left * right * (dpsi + dphi), b = left * right * f;
             double root = sqrt(fmax(0, a * a - 4 * b * c));
-            eta = a <= 0 ? (a - root) / (2 * c) : 2 * b / (a + root);
+            move = a <= 0 ? (a - root) / (2 * c) : 2 * b / (a + root);
         }
-        double next = tau + eta;
+        double next = tau + move;
         if (!(next > lo && next < hi)) next = lo + (hi - lo) / 2;
         bool still = fabs(next - tau) <= DBL_EPSILON * fabs(next);
         tau = next;
@@ -318,86 +324,57 @@ static double secular_root(const double *d, const double *z2, int64_t k, int64_t
     return d[origin] + tau;
 }
 
-// q holds the eigenvectors of two tridiagonal matrices as rows: left (n1, n1) and right below it.
-// Joined by the off-diagonal entry `off` their matrix is D + rho z z^T in this basis. Entries where
-// z vanishes or d repeats are already eigenpairs ("dead"); the others follow from the secular
-// equation. z is recomputed from the roots (Gu, Eisenstat), which makes the vectors orthogonal to
-// working precision however close the roots are. Only the `keep` largest live pairs are formed.
-// Returns the number of rows of q (and of d) that are filled, in no order.
-static int64_t merge(double *d, double *q, int64_t ldq, int64_t n1, int64_t n, double off,
-                     int64_t keep, Merge *m) {
-    int64_t n2 = n - n1, n_live = 0, n_dead = 0, last = -1;
-    double rho = 2 * fabs(off), size = 0;
+// Splits the rows of q into dead ones, which are eigenvectors already, and live ones: z is turned
+// out of one of two rows whose d agree, and a row without z is dead.
+static void deflate(double *d, double *q, int64_t ldq, int64_t n, double rho, Merge *m) {
+    double size = 0;
     for (int64_t i = 0; i < n; i++) {
-        double *row = q + i * ldq;
-        bool left = i < n1;
-        m->z[i] = (left ? row[n1 - 1] : off < 0 ? -row[n1] : row[n1]) * M_SQRT1_2;
-        m->side[i] = left ? 1 : 2;
         m->order[i] = (Ranked){d[i], i};
-        memset(left ? row + n1 : row, 0, (size_t)(left ? n2 : n1) * sizeof *row);
         size = fmax(size, fabs(d[i]));
     }
     qsort(m->order, (size_t)n, sizeof *m->order, ascending);
 
-    double tol = 4 * DBL_EPSILON * (size + rho) + 1e-100;              // of a matrix scaled to 1
+    const double tol = 4 * DBL_EPSILON * (size + rho) + 1e-100;        // of a matrix scaled to 1
+    int64_t last = -1;
+    m->n_live = m->n_dead = 0;
     for (int64_t o = 0; o < n; o++) {
         int64_t i = m->order[o].row;
         if (rho * fabs(m->z[i]) <= tol) {
-            m->dead[n_dead++] = i;
+            m->dead[m->n_dead++] = i;
             continue;
         }
         if (last >= 0) {
             double r = hypot(m->z[i], m->z[last]), c = m->z[i] / r, s = m->z[last] / r;
             double a = d[last], b = d[i];
-            if ((b - a) * fabs(c * s) <= tol) {                        // all of z into one of the two
+            if ((b - a) * fabs(c * s) > tol) {
+                m->live[m->n_live++] = last;
+            } else {                                       // all of z into row i
                 rotate(q + i * ldq, q + last * ldq, c, s, n);
                 m->z[i] = r;
                 m->side[i] = m->side[last] = m->side[i] | m->side[last];
                 d[i] = a * s * s + b * c * c;
                 d[last] = a * c * c + b * s * s;
-                m->dead[n_dead++] = last;
-            } else {
-                m->live[n_live++] = last;
+                m->dead[m->n_dead++] = last;
             }
         }
         last = i;
     }
-    if (last >= 0) m->live[n_live++] = last;
+    if (last >= 0) m->live[m->n_live++] = last;
+}
 
-    // Rows with a left part come first, rows with a right part last: two products without zeros.
-    int64_t k = n_live, at = 0, n_left = 0, n_only = 0;
-    double *b = m->rows;
-    for (int pass = 1; pass <= 3; pass++) {
-        int side = (int[]){1, 3, 2}[pass - 1];
-        for (int64_t j = 0; j < k; j++) {
-            if (m->side[m->live[j]] != side) continue;
-            n_only += side == 1;
-            n_left += side != 2;
-            m->column[j] = at++;
-        }
-    }
-    double *bl = b, *br = bl + n_left * n1, *bd = br + (k - n_only) * n2;
+// Eigenpairs of D + rho z z^T on the k live rows: m->roots ascending, and for the `keep` largest
+// the vectors in the last rows of m->s (k, k), whose columns stand in the order m->column. They are
+// those of the z^ that has exactly these roots (Gu and Eisenstat),
+//     z^_j^2 = (root_j - d_j) prod_{i != j} (d_j - root_i) / (d_j - d_i),
+// and so orthogonal to working precision however close the roots are.
+static void live_vectors(const double *d, double rho, int64_t keep, Merge *m) {
+    int64_t k = m->n_live;
     for (int64_t j = 0; j < k; j++) {
-        const double *row = q + m->live[j] * ldq;
-        int64_t c = m->column[j];
-        if (c < n_left) memcpy(bl + c * n1, row, (size_t)n1 * sizeof *row);
-        if (c >= n_only) memcpy(br + (c - n_only) * n2, row + n1, (size_t)n2 * sizeof *row);
-    }
-    for (int64_t j = 0; j < n_dead; j++)
-        memcpy(bd + j * n, q + m->dead[j] * ldq, (size_t)n * sizeof *q);
-
-    for (int64_t j = 0; j < k; j++) {
-        double zj = m->z[m->live[j]];
         m->poles[j] = d[m->live[j]];
-        m->z2[j] = zj * zj;
+        m->z2[j] = m->z[m->live[j]] * m->z[m->live[j]];
     }
-    for (int64_t j = 0; j < n_dead; j++) m->line[j] = d[m->dead[j]];
     for (int64_t i = 0; i < k; i++)
         m->roots[i] = secular_root(m->poles, m->z2, k, i, rho, m->s + i * k);
-    // z_j^2 = (root_j - d_j) prod_{i != j} (d_j - root_i) / (d_j - d_i)
-    int64_t kept = keep < k ? keep : k;
-    memcpy(d, m->roots + k - kept, (size_t)kept * sizeof *d);
-    memcpy(d + kept, m->line, (size_t)n_dead * sizeof *d);
     for (int64_t j = 0; j < k; j++) m->z2[j] = -m->s[j * k + j];
     for (int64_t i = 0; i < k; i++) {
         const double *row = m->s + i * k;
@@ -405,17 +382,62 @@ static int64_t merge(double *d, double *q, int64_t ldq, int64_t n1, int64_t n, d
         pole_product(m->z2 + i + 1, row + i + 1, m->poles + i + 1, m->poles[i], k - i - 1);
     }
     for (int64_t j = 0; j < k; j++) m->z2[j] = copysign(sqrt(m->z2[j]), m->z[m->live[j]]);
-    for (int64_t i = k - kept; i < k; i++) {
+    for (int64_t i = k - keep; i < k; i++) {
         double *row = m->s + i * k;
         for (int64_t j = 0; j < k; j++) m->line[m->column[j]] = m->z2[j] / row[j];
         double scale = 1 / sqrt(norm2(m->line, k));
         for (int64_t j = 0; j < k; j++) row[j] = m->line[j] * scale;
     }
-    const double *s = m->s + (k - kept) * k;
-    dgemm(false, false, kept, n1, n_left, s, k, bl, n1, 0, q, ldq);
-    dgemm(false, false, kept, n2, k - n_only, s + n_only, k, br, n2, 0, q + n1, ldq);
+}
+
+// q holds the eigenvectors of two tridiagonal matrices as rows: left (n1, n1) and right below it.
+// Joined by the off-diagonal entry `off` their matrix is D + rho z z^T in this basis. Only the
+// `keep` largest live pairs are formed. Returns the number of rows of q (and of d) that are filled,
+// in no order.
+static int64_t merge(double *d, double *q, int64_t ldq, int64_t n1, int64_t n, double off,
+                     int64_t keep, Merge *m) {
+    const int64_t n2 = n - n1;
+    const double rho = 2 * fabs(off);
+    for (int64_t i = 0; i < n; i++) {
+        double *row = q + i * ldq;
+        bool left = i < n1;
+        m->z[i] = (left ? row[n1 - 1] : off < 0 ? -row[n1] : row[n1]) * M_SQRT1_2;
+        m->side[i] = left ? LEFT : RIGHT;
+        memset(left ? row + n1 : row, 0, (size_t)(left ? n2 : n1) * sizeof *row);
+    }
+    deflate(d, q, ldq, n, rho, m);
+
+    // Live rows by side: left only, both, right only. So each half of the new vectors is one
+    // product with the rows that have that half.
+    const int64_t k = m->n_live, n_dead = m->n_dead, kept = keep < k ? keep : k;
+    int64_t column = 0, n_only_left = 0, n_left = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        const int side = (const int[]){LEFT, LEFT | RIGHT, RIGHT}[pass];
+        for (int64_t j = 0; j < k; j++)
+            if (m->side[m->live[j]] == side) m->column[j] = column++;
+        if (side == LEFT) n_only_left = column;
+        if (side != RIGHT) n_left = column;
+    }
+    double *left = m->rows, *right = left + n_left * n1, *dead = right + (k - n_only_left) * n2;
+    for (int64_t j = 0; j < k; j++) {
+        const double *row = q + m->live[j] * ldq;
+        int64_t c = m->column[j], cr = c - n_only_left;
+        if (c < n_left) memcpy(left + c * n1, row, (size_t)n1 * sizeof *row);
+        if (cr >= 0) memcpy(right + cr * n2, row + n1, (size_t)n2 * sizeof *row);
+    }
     for (int64_t j = 0; j < n_dead; j++)
-        memcpy(q + (kept + j) * ldq, bd + j * n, (size_t)n * sizeof *q);
+        memcpy(dead + j * n, q + m->dead[j] * ldq, (size_t)n * sizeof *q);
+
+    live_vectors(d, rho, kept, m);
+    const double *s = m->s + (k - kept) * k;
+    dgemm(false, false, kept, n1, n_left, s, k, left, n1, 0, q, ldq);
+    dgemm(false, false, kept, n2, k - n_only_left, s + n_only_left, k, right, n2, 0, q + n1, ldq);
+    for (int64_t j = 0; j < n_dead; j++)
+        memcpy(q + (kept + j) * ldq, dead + j * n, (size_t)n * sizeof *q);
+
+    for (int64_t j = 0; j < n_dead; j++) m->line[j] = d[m->dead[j]];
+    memcpy(d, m->roots + k - kept, (size_t)kept * sizeof *d);
+    memcpy(d + kept, m->line, (size_t)n_dead * sizeof *d);
     return kept + n_dead;
 }
 
@@ -445,8 +467,8 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
     if (isnan(scale)) return fail(e, "%s: the matrix has an entry that is not finite", what);
 
     int status = -1;
-    double *line = matrix(8, n, what, e), *q = matrix(n, n, what, e), *w = matrix(BLOCK, n, what, e);
-    double *work = matrix(2 * BLOCK, r, what, e);
+    double *line = matrix(8, n, what, e), *q = matrix(n, n, what, e);
+    double *w = matrix(BLOCK, n, what, e), *work = matrix(2 * BLOCK, r, what, e);
     Merge m = {.s = matrix(n, n, what, e), .rows = matrix(n, n, what, e),
                .order = alloc((size_t)n, sizeof *m.order, what, e),
                .live = alloc((size_t)n, 3 * sizeof *m.live, what, e),
@@ -467,7 +489,7 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
         double *y = m.rows;                                            // (r, n)
         for (int64_t i = 0; i < r; i++)
             memcpy(y + i * n, q + m.order[i].row * n, (size_t)n * sizeof *y);
-        // rows of (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time
+        // (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time
         for (int64_t lo = 1; lo < n; lo += BLOCK) {
             int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
             for (int64_t i = lo; i < hi; i++) {
@@ -485,7 +507,8 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
     }
     status = 0;
 done:
-    free(line), free(q), free(w), free(work), free(m.s), free(m.rows), free(m.order), free(m.live), free(m.side);
+    free(line), free(q), free(w), free(work);
+    free(m.s), free(m.rows), free(m.order), free(m.live), free(m.side);
     return status;
 }
 
@@ -493,7 +516,7 @@ int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e) {
     return eig_sym_leading(a, n, n, values, vectors, e);
 }
 
-// ---- Cholesky ------------------------------------------------------------------------------------
+// ---- Cholesky -----------------------------------------------------------------------------------
 
 int cholesky(double *a, int64_t n, Err *e) {
     double *neg = matrix(BLOCK, n, "cholesky", e);
@@ -525,7 +548,7 @@ int cholesky(double *a, int64_t n, Err *e) {
     return 0;
 }
 
-// ---- SVD -----------------------------------------------------------------------------------------
+// ---- SVD ----------------------------------------------------------------------------------------
 
 // Makes row i of v (k, n) a unit vector orthogonal to rows 0 .. i-1: the coordinate axis farthest
 // from their span, less its part in it, twice.
@@ -549,7 +572,8 @@ static void complete(double *v, int64_t i, int64_t n) {
 
 // A (m, n), m >= n. A = Q R; R R^T = W diag W^T; the rows of B = W^T R are then nearly orthogonal,
 // and one-sided Jacobi finishes what squaring R has lost: B = diag(s) V^T, U = Q W.
-static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e) {
+static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s, double *v,
+                    Err *e) {
     int status = -1;
     double *q = matrix(m, n, "svd", e), *r = matrix(n, n, "svd", e), *g = matrix(n, n, "svd", e);
     double *w = matrix(n, n, "svd", e), *ut = matrix(n, m, "svd", e), *b = matrix(n, n, "svd", e);

@@ -6,7 +6,9 @@
 #include "util.h"
 
 // A (n, n) symmetric, overwritten. values (n) descending; vectors (n, n): COLUMN j belongs to
-// values[j], so A = V diag(values) V^T. vectors may be NULL. Householder, then implicit QL.
+// values[j], so A = V diag(values) V^T; its largest component is positive. vectors may be NULL.
+// Householder to tridiagonal form, then divide and conquer: orthonormal to rounding whatever the
+// values, repeated and zero ones included. An entry that is not finite is refused.
 int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e);
 // The r leading eigenvectors only: vectors (n, r), values (r).
 int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e);

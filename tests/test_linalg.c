@@ -1,9 +1,9 @@
 // linalg: residuals, not digits. Every decomposition is multiplied back by plain loops.
-#include "core/linalg.h"
+#include "../core/linalg.h"
 
 #include <float.h>
 
-#include "tests/test.h"
+#include "test.h"
 
 static const int64_t sizes[] = {0, 1, 2, 3, 7, 31, 33, 64, 65, 200, 576};
 static Err err;
@@ -77,15 +77,16 @@ static int check_eig(const char *name, const double *a, int64_t n, int64_t r) {
     for (int64_t i = 0; i < n; i++) trace += a[i * n + i];
     for (int64_t i = 0; i < r; i++) {
         sum += values[i];
-        CHECK(i == 0 || values[i] <= values[i - 1], "%s n %d: value %d is %g after %g", name, (int)n,
-              (int)i, values[i], values[i - 1]);
+        CHECK(i == 0 || values[i] <= values[i - 1], "%s n %d: value %d is %g after %g", name,
+              (int)n, (int)i, values[i], values[i - 1]);
     }
-    if (r == n) CHECK(fabs(trace - sum) <= 1e-13 * (10 + (double)n) * full * 4, "%s n %d: trace %g, values %g",
-                      name, (int)n, trace, sum);
+    if (r == n) CHECK(fabs(trace - sum) <= 1e-13 * (10 + (double)n) * full * 4,
+                      "%s n %d: trace %g, values %g", name, (int)n, trace, sum);
     for (int64_t j = 0; j < r; j++) {                      // the sign that was promised
         double top = 0;
         for (int64_t i = 0; i < n; i++) if (fabs(v[i * r + j]) > fabs(top)) top = v[i * r + j];
-        CHECK(top >= 0, "%s n %d: vector %d has its largest component %g", name, (int)n, (int)j, top);
+        CHECK(top >= 0, "%s n %d: vector %d has its largest component %g", name, (int)n, (int)j,
+              top);
     }
     // the leading pairs are the same whether or not the others are asked for
     if (r == n && n > 2) {
@@ -93,13 +94,13 @@ static int check_eig(const char *name, const double *a, int64_t n, int64_t r) {
         int64_t half = n / 3 + 1;
         memcpy(copy, a, (size_t)(n * n) * sizeof *a);
         CHECK(eig_sym_leading(copy, n, half, lead_values, lead, &err) == 0, "%s", err.msg);
-        CHECK(difference(values, lead_values, 1, half) <= 1e-14 * full, "%s n %d: values differ with r %d",
-              name, (int)n, (int)half);
+        CHECK(difference(values, lead_values, 1, half) <= 1e-14 * full,
+              "%s n %d: values differ with r %d", name, (int)n, (int)half);
         CHECK(skew(lead, n, half) <= 2e-13, "%s n %d r %d: |V'V - I|", name, (int)n, (int)half);
         memcpy(copy, a, (size_t)(n * n) * sizeof *a);
         CHECK(eig_sym(copy, n, lead_values, NULL, &err) == 0, "%s", err.msg);
-        CHECK(difference(values, lead_values, 1, n) <= 1e-14 * full, "%s n %d: values without vectors",
-              name, (int)n);
+        CHECK(difference(values, lead_values, 1, n) <= 1e-14 * full,
+              "%s n %d: values without vectors", name, (int)n);
         free(lead), free(lead_values);
     }
     free(copy), free(values), free(v), free(av), free(vl);
@@ -144,7 +145,7 @@ static int eig_degenerate(void) {
         if (check_eig("huge diagonal", a, n, n) == FAIL) return FAIL;
         for (int64_t i = 0; i < n * n; i++) a[i] = 3;
         if (check_eig("rank one", a, n, n) == FAIL) return FAIL;
-        for (int64_t i = 0; i < n; i++)                    // Wilkinson: pairs that agree to rounding
+        for (int64_t i = 0; i < n; i++)                    // Wilkinson: pairs agree to rounding
             for (int64_t j = 0; j < n; j++)
                 a[i * n + j] = i == j ? fabs((double)(n - 1) / 2 - (double)i) : llabs(i - j) == 1;
         if (check_eig("Wilkinson", a, n, n) == FAIL) return FAIL;
@@ -152,7 +153,8 @@ static int eig_degenerate(void) {
             for (int64_t j = 0; j < n; j++) a[i * n + j] = i == j ? 2 : llabs(i - j) == 1 ? -1 : 0;
         if (check_eig("second difference", a, n, n) == FAIL) return FAIL;
         for (int64_t i = 0; i < n; i++)                    // graded over 300 binary orders
-            for (int64_t j = 0; j < n; j++) a[i * n + j] = ldexp(i == j ? 2 : 1, -(int)(300 * (i + j) / (2 * n)));
+            for (int64_t j = 0; j < n; j++)
+                a[i * n + j] = ldexp(i == j ? 2 : 1, -(int)(300 * (i + j) / (2 * n)));
         if (check_eig("graded", a, n, n) == FAIL) return FAIL;
         for (int64_t i = 0; i < n / 2; i++)                // graded the other way round
             for (int64_t j = 0; j < n; j++) {
@@ -163,12 +165,14 @@ static int eig_degenerate(void) {
         if (n % 2 == 0 && check_eig("graded upwards", a, n, n) == FAIL) return FAIL;
         free(a);
         struct { const char *name; int kind; } set[] = {
-            {"three values", 0}, {"condition 1e14", 1}, {"one apart", 2}, {"clusters", 3}, {"signs", 4}};
+            {"three values", 0}, {"condition 1e14", 1}, {"one apart", 2}, {"clusters", 3},
+            {"signs", 4}};
         for (int k = 0; k < COUNT(set); k++) {
             for (int64_t i = 0; i < n; i++) {
                 double x = n > 1 ? (double)i / (double)(n - 1) : 0;
-                values[i] = k == 0 ? (double)(i % 3) : k == 1 ? pow(10, -14 * x) : k == 2 ? (i ? 1 : 2)
-                          : k == 3 ? 1 + (double)(i % 4) + 1e-14 * (double)i : i % 2 ? 1 : -1;
+                values[i] = k == 0 ? (double)(i % 3) : k == 1 ? pow(10, -14 * x)
+                          : k == 2 ? (i ? 1 : 2) : k == 3 ? 1 + (double)(i % 4) + 1e-14 * (double)i
+                          : i % 2 ? 1 : -1;
             }
             a = with_values(values, n, 99 + (uint64_t)n);
             if (check_eig(set[k].name, a, n, n) == FAIL) return FAIL;
@@ -193,7 +197,8 @@ static int check_qr(const char *name, const double *a, int64_t m, int64_t n) {
     CHECK(qr(q, m, n, r, &err) == 0, "%s", err.msg);
     double *back = product(q, false, r, false, m, n, n);
     double residual = difference(back, a, m, n), bent = skew(q, m, n), size = max_abs(a, m * n);
-    CHECK(residual <= 2e-14 * (10 + (double)n) * size, "%s (%d, %d): |A - QR| %g", name, (int)m, (int)n, residual);
+    CHECK(residual <= 2e-14 * (10 + (double)n) * size, "%s (%d, %d): |A - QR| %g", name, (int)m,
+          (int)n, residual);
     CHECK(bent <= 1e-13, "%s (%d, %d): |Q'Q - I| %g", name, (int)m, (int)n, bent);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < i; j++)
@@ -224,18 +229,22 @@ static int qr_residuals(void) {
 static int cholesky_residuals(void) {
     for (int s = 0; s < COUNT(sizes); s++) {
         int64_t n = sizes[s];
-        double *b = random_matrix(n, n, 17), *a = product(b, false, b, true, n, n, n), *l = numbers(n * n);
+        double *b = random_matrix(n, n, 17), *a = product(b, false, b, true, n, n, n),
+               *l = numbers(n * n);
         for (int64_t i = 0; i < n; i++) a[i * n + i] += 0.1;
         memcpy(l, a, (size_t)(n * n) * sizeof *a);
         CHECK(cholesky(l, n, &err) == 0, "n %d: %s", (int)n, err.msg);
         double *back = product(l, false, l, true, n, n, n);
         double residual = difference(back, a, n, n), size = max_abs(a, n * n);
-        CHECK(residual <= 1e-14 * (10 + (double)n) * size, "n %d: |A - LL'| %g, |A| %g", (int)n, residual, size);
+        CHECK(residual <= 1e-14 * (10 + (double)n) * size, "n %d: |A - LL'| %g, |A| %g", (int)n,
+              residual, size);
         for (int64_t i = 0; i < n; i++)
-            for (int64_t j = i + 1; j < n; j++) CHECK(l[i * n + j] == 0, "L[%d][%d]", (int)i, (int)j);
+            for (int64_t j = i + 1; j < n; j++)
+                CHECK(l[i * n + j] == 0, "L[%d][%d] = %g", (int)i, (int)j, l[i * n + j]);
         if (n > 0) {                                       // one direction with a negative value
             for (int64_t i = 0; i < n; i++) a[i * n + i] -= (i == n / 2) * 2 * size;
-            CHECK(cholesky(a, n, &err) == -1 && strstr(err.msg, "definite"), "n %d: indefinite accepted", (int)n);
+            CHECK(cholesky(a, n, &err) == -1 && strstr(err.msg, "definite"),
+                  "n %d: indefinite accepted", (int)n);
         }
         free(a), free(b), free(l), free(back);
     }
@@ -255,8 +264,8 @@ static int check_svd(const char *name, const double *a, int64_t m, int64_t n) {
               (int)n, (int)i, s[i]);
     for (int64_t i = 0; i < m * k; i++) u[i] *= s[i % k];
     double *back = product(u, false, v, true, m, n, k), residual = difference(back, a, m, n);
-    CHECK(residual <= 2e-14 * (10 + (double)k) * max_abs(a, m * n), "%s (%d, %d): |A - USV'| %g", name, (int)m,
-          (int)n, residual);
+    CHECK(residual <= 2e-14 * (10 + (double)k) * max_abs(a, m * n), "%s (%d, %d): |A - USV'| %g",
+          name, (int)m, (int)n, residual);
     CHECK(bent <= 4e-13, "%s (%d, %d): |U'U - I|, |V'V - I| %g", name, (int)m, (int)n, bent);
     free(u), free(s), free(v), free(back);
     return PASS;
@@ -281,7 +290,8 @@ static int svd_residuals(void) {
 // Singular values far below 1e-8 of the largest, which the squared matrix alone would lose.
 static int svd_small_values(void) {
     enum { N = 60 };
-    double *p = random_matrix(80, N, 3), *q = random_matrix(N, N, 4), u[80 * N], s[N], v[N * N], want[N];
+    double *p = random_matrix(80, N, 3), *q = random_matrix(N, N, 4);
+    double u[80 * N], s[N], v[N * N], want[N];
     if (qr(p, 80, N, NULL, &err) < 0 || qr(q, N, N, NULL, &err) < 0) return FAIL;
     for (int i = 0; i < N; i++) want[i] = pow(10, -14.0 * i / (N - 1));
     for (int i = 0; i < 80 * N; i++) p[i] *= want[i % N];
@@ -289,7 +299,8 @@ static int svd_small_values(void) {
     if (check_svd("graded", a, 80, N) == FAIL) return FAIL;
     CHECK(svd(a, 80, N, u, s, v, &err) == 0, "%s", err.msg);
     for (int i = 0; i < N; i++)
-        CHECK(fabs(s[i] - want[i]) <= 1e-15 + 1e-12 * want[i], "s[%d] = %.17g, not %.17g", i, s[i], want[i]);
+        CHECK(fabs(s[i] - want[i]) <= 1e-15 + 1e-12 * want[i], "s[%d] = %.17g, not %.17g", i, s[i],
+              want[i]);
     free(a), free(p), free(q);
     return PASS;
 }
