@@ -112,8 +112,19 @@ static Options read_options(int argc, char **argv) {
             o.model = a;
             continue;
         }
-        bool known = true;
-        if (!v) v = "";
+        static const char *const valued[] = {
+            "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
+            "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
+            "--perplexity", "--tokenize", "--detokenize"};
+        bool known = false;
+        for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
+        if (!known || !v) {
+            char message[256];
+            snprintf(message, sizeof message, known ? "%.100s needs a value (-h shows all flags)"
+                                                    : "unknown flag %.100s (-h shows all)", a);
+            die(message);
+        }
+        i++;
         if (IS("-p") || IS("--prompt")) o.prompt = v;
         else if (IS("-f")) o.prompt_file = v;
         else if (IS("--system")) o.system = v;
@@ -133,15 +144,8 @@ static Options read_options(int argc, char **argv) {
         else if (IS("--cache")) o.form = (CacheForm)choice(a, v, forms, 3);
         else if (IS("--perplexity")) tool(&o, DO_PERPLEXITY, v);
         else if (IS("--tokenize")) tool(&o, DO_TOKENIZE, v);
-        else if (IS("--detokenize")) tool(&o, DO_DETOKENIZE, v);
-        else known = false;
+        else tool(&o, DO_DETOKENIZE, v);
         #undef IS
-        char message[256];
-        if (!known || ++i >= argc) {
-            snprintf(message, sizeof message, known ? "%.100s needs a value (-h shows all flags)"
-                                                    : "unknown flag %.100s (-h shows all)", a);
-            die(message);
-        }
     }
     if (!o.model) die("no model file given; for instance: ./run models/stories.tbin -p \"Once upon a time\"");
     if (o.prompt && o.prompt_file) die("-p and -f are two prompts: give one");

@@ -77,7 +77,7 @@ text="$tmp/text"
 printf 'Tom had a big red ball. He was happy.\nThe end – “ünïcode” 🙂 \n' >"$text"
 $run $tbin --tokenize "$text" >"$tmp/ids" && [ "$(wc -l <"$tmp/ids")" -eq 1 ] && ok || bad "--tokenize is one line"
 is "--detokenize" "$($run $tbin --detokenize "$tmp/ids" | od -c)" "$(od -c "$text")"
-refuses "an id too large" "not an id" $run $tbin --detokenize <(echo 5 999999999)
+refuses "an id too large" "not an id" $run $tbin --detokenize <(echo 999999999)
 $run $tbin --info | grep -q "qkvo" && ok || bad "--info shows no scheme"
 for i in 1 2 3 4 5 6 7 8 9 10; do cat "$text"; done >"$tmp/texts"
 $run $tbin --perplexity "$tmp/texts" -c 32 2>/dev/null | tail -n 1 |
@@ -87,11 +87,11 @@ $run $tbin --perplexity "$tmp/texts" -c 32 2>/dev/null | tail -n 1 |
 if [ -f "$data/models/stories260K.bin" ]; then
     $export "$data/models/stories260K.bin" --tokenizer "$data/models/tok512.bin" --dense --type f32 -o "$tmp/260k.gguf" >/dev/null 2>&1
     sed -n '/-t 0.0$/,/^```$/p' "$data/models/stories260K.md" | sed '1d;$d' >"$tmp/published"
-    $run "$tmp/260k.gguf" -p "" --temp 0 -n 400 -c 257 2>/dev/null | head -c "$(wc -c <"$tmp/published")" >"$tmp/ours"
+    $run "$tmp/260k.gguf" -p "" --temp 0 -n 256 2>/dev/null | head -c "$(wc -c <"$tmp/published")" >"$tmp/ours"
     is "stories260K, dense" "$(cat "$tmp/ours")" "$(cat "$tmp/published")"
     for scheme in qkvo qkv+o qk+v+o q+k+v+o; do
         $export "$data/models/stories260K.bin" --tokenizer "$data/models/tok512.bin" --scheme $scheme --keep 1 --type f32 -o "$tmp/260k.tbin" >/dev/null 2>&1
-        $run "$tmp/260k.tbin" -p "" --temp 0 -n 400 -c 257 --kv f32 2>/dev/null | head -c "$(wc -c <"$tmp/published")" >"$tmp/ours"
+        $run "$tmp/260k.tbin" -p "" --temp 0 -n 256 --kv f32 2>/dev/null | head -c "$(wc -c <"$tmp/published")" >"$tmp/ours"
         is "stories260K, $scheme at full rank" "$(cat "$tmp/ours")" "$(cat "$tmp/published")"
     done
 else skip "stories260K is not here" 5; fi

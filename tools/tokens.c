@@ -34,7 +34,9 @@ int tool_detokenize(const Loaded *l, const char *ids_file, Err *e) {
     for (char *p = text, *end; *(p += strspn(p, " \t\r\n,"));  p = end) {
         long id = strtol(p, &end, 10);
         if (end == p || id < 0 || id >= l->vocab->n) {
-            status = fail(e, "%s: \"%.20s\" is not an id in 0 .. %d", ids_file, p, l->vocab->n - 1);
+            int word = (int)strcspn(p, " \t\r\n,");
+            status = fail(e, "%s: \"%.*s\" is not an id in 0 .. %d", ids_file, word < 20 ? word : 20, p,
+                          l->vocab->n - 1);
             break;
         }
         fputs(tokenizer_decode(l->tokenizer, &d, (int)id), stdout);

@@ -1,0 +1,152 @@
+#!/bin/bash
+# export/export as a user meets it: its flags, its errors, what it leaves behind. EXPORT names another
+# binary. The numbers in its files are test_export.c's business.
+cd "$(dirname "$0")/.." || exit 1
+export=${EXPORT:-export/export} data=${TENSORLLM_DATA:-../shared/data}
+bin=$data/models/stories260K.bin tok=$data/models/tok512.bin
+passed=0 failed=0 skipped=0
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+out=$tmp/out.tbin
+
+ok() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); echo "FAIL export_cli: $1"; }
+done_() { echo "export_cli: $passed passed, $failed failed, $skipped skipped"; [ $failed -eq 0 ]; exit; }
+
+# refuses NAME WORD ARGUMENTS…: exit 1, nothing on stdout, one line on stderr that holds WORD, and no
+# file beside those that were there.
+refuses() {
+    local name=$1 word=$2; shift 2
+    local before; before=$(ls -A "$tmp")
+    timeout 60 $export "$@" >"$tmp.stdout" 2>"$tmp.stderr" </dev/null; local code=$?
+    if [ $code -eq 1 ] && [ ! -s "$tmp.stdout" ] && [ "$(wc -l <"$tmp.stderr")" -eq 1 ] &&
+        grep -q -- "$word" "$tmp.stderr" && [ "$before" = "$(ls -A "$tmp")" ]
+    then ok; else bad "$name: code $code, $(head -c 300 "$tmp.stderr")"; fi
+    rm -f "$tmp.stdout" "$tmp.stderr"
+}
+# works NAME ARGUMENTS…: exit 0 and a file $out.
+works() {
+    local name=$1; shift
+    rm -f "$out"
+    timeout 120 $export "$@" -o "$out" >"$tmp/table" 2>"$tmp/err" </dev/null; local code=$?
+    if [ $code -eq 0 ] && [ -s "$out" ] && [ ! -e "$out.part" ]; then ok; else bad "$name: code $code, $(head -c 300 "$tmp/err")"; fi
+}
+
+# --- flags
+[ "$($export -h | wc -l)" -le 24 ] && ok || bad "-h does not fit a screen of 24 lines"
+[ "$($export -h | awk 'length($0) > 100' | wc -l)" -eq 0 ] && ok || bad "-h is wider than 100 columns"
+$export --version | grep -q kernels && ok || bad "--version"
+refuses "no source" "no SOURCE"
+refuses "no output" "-o OUT" x
+refuses "unknown flag" "--nonsense" x -o "$out" --nonsense
+refuses "flag without a value" "--scheme needs" x -o "$out" --scheme
+refuses "two sources" "more than one" x y -o "$out"
+for f in "--keep 0" "--keep 1.5" "--keep x" "--keep nan" "--keep -1" "--rank 5" "--rank 5,0" "--rank 1,2,3,4" "--rank a,b" "--rank 5," \
+    "--rank 99999999999999999999,1" "--type q5_0" "--type int" "--method als" "--sweeps 0" "--sweeps x" "-t 0" "-t 257"; do
+    refuses "bad value $f" "${f% *}" x -o "$out" $f
+done
+refuses "keep and rank" "not both" x -o "$out" --keep 0.5 --rank 8,8
+refuses "dense and rebuild" "not both" x -o "$out" --dense --rebuild
+refuses "dense with a scheme" "no factors" x -o "$out" --dense --scheme qkvo
+refuses "sweeps of hosvd" "hooi" x -o "$out" --method hosvd --sweeps 3
+refuses "missing source" "nowhere" nowhere -o "$out"
+mkdir "$tmp/folder"
+refuses "folder without config" "config.json" "$tmp/folder" -o "$out"
+: >"$tmp/empty"
+refuses "empty source" "empty" "$tmp/empty" -o "$out"
+printf 'some text, long enough to hold a header of 28 bytes' >"$tmp/text"
+refuses "a text as source" "text" "$tmp/text" -o "$out"
+
+# --- files that broke others
+if [ -d "$data/malformed" ]; then
+    for f in "$data"/malformed/*.gguf "$data"/malformed/*.bin "$data"/malformed/*.safetensors; do
+        rm -f "$out"
+        timeout 20 $export "$f" --tokenizer "$tok" -o "$out" >/dev/null 2>"$tmp/err" </dev/null; code=$?
+        if [ $code -eq 1 ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] && [ ! -e "$out" ] && [ ! -e "$out.part" ]
+        then ok; else bad "$(basename "$f"): code $code, $(head -c 200 "$tmp/err")"; fi
+    done
+else skipped=$((skipped + 1)); echo "skip export_cli: malformed files are not here"; fi
+
+if [ ! -f "$bin" ] || [ ! -f "$tok" ]; then
+    skipped=$((skipped + 1)); echo "skip export_cli: stories260K is not here"
+    done_
+fi
+
+# --- what works
+for scheme in qkvo qkv+o qk+v+o q+k+v+o qk o v+q; do works "scheme $scheme" "$bin" --tokenizer "$tok" --scheme $scheme; done
+for type in f32 f16 bf16 q8_0 q4_0 q4_1; do works "type $type" "$bin" --tokenizer "$tok" --type $type --rank 32,8; done
+works "hosvd" "$bin" --tokenizer "$tok" --method hosvd --rank 20,6,4 --layers 0,2-3
+[ "$(grep -c '^ .*dense' "$tmp/table")" -eq 2 ] && ok || bad "layers 1 and 4 are not said to be dense: $(cat "$tmp/table")"
+grep -q "20,6,4" "$tmp/table" && ok || bad "the table shows no ranks"
+works "full rank" "$bin" --tokenizer "$tok" --keep 1
+awk '$2 == "qkvo" && $3 + $4 + $5 + $6 < 1e-3 {n++} END {exit n != 5}' "$tmp/table" && ok || bad "full rank has errors: $(cat "$tmp/table")"
+works "too large a rank" "$bin" --tokenizer "$tok" --rank 500,500
+grep -q "r_head 500 is more than there is, 8 is used" "$tmp/err" && ok || bad "no note: $(cat "$tmp/err")"
+works "quiet" "$bin" --tokenizer "$tok" -q
+[ ! -s "$tmp/table" ] && [ ! -s "$tmp/err" ] && ok || bad "-q prints"
+cp "$out" "$tmp/first.tbin"
+for threads in 1 2 3; do
+    works "$threads threads" "$bin" --tokenizer "$tok" -q -t $threads
+    cmp -s "$out" "$tmp/first.tbin" && ok || bad "$threads threads give another file"
+done
+cp "$bin" "$tmp/m.bin"; cp "$tok" "$tmp/tokenizer.bin"
+works "tokenizer.bin beside the weights" "$tmp/m.bin"
+works "rebuilt" "$tmp/first.tbin" --rebuild
+works "dense" "$bin" --tokenizer "$tok" --dense --type f16
+cp "$out" "$tmp/dense.gguf"
+works "a GGUF" "$tmp/dense.gguf" --scheme qk+o
+
+# --- what must not be lost
+echo old >"$tmp/old.tbin"
+$export "$bin" --tokenizer "$tok" -q -o "$tmp/old.tbin" && cmp -s "$tmp/old.tbin" "$tmp/first.tbin" && ok || bad "an older file is not replaced"
+refuses "onto the source" "is the source" "$tmp/m.bin" -o "$tmp/m.bin"
+refuses "onto the tokenizer" "is the source" "$bin" --tokenizer "$tmp/tokenizer.bin" -o "$tmp/tokenizer.bin"
+ln "$tmp/m.bin" "$tmp/link.bin"
+refuses "onto a link to the source" "is the source" "$tmp/m.bin" -o "$tmp/link.bin"
+cmp -s "$tmp/m.bin" "$bin" && ok || bad "the source was changed"
+echo '{}' >"$tmp/folder/config.json"
+refuses "into the source folder" "part of it" "$tmp/folder" -o "$tmp/folder/config.json"
+refuses "a .tbin again" "--rebuild" "$tmp/first.tbin" -o "$out.x"
+refuses "a dense file rebuilt" "takes a .tbin" "$tmp/dense.gguf" --rebuild -o "$out.x"
+refuses "no tokenizer" "--tokenizer" "$bin" -o "$out.x"
+refuses "another vocabulary" "dense.gguf" "$bin" --tokenizer "$tmp/dense.gguf" -o "$out.x"
+refuses "layer beyond the last" "--layers" "$bin" --tokenizer "$tok" --layers 3-5 -o "$out.x"
+refuses "no such scheme" "--scheme" "$bin" --tokenizer "$tok" --scheme qq -o "$out.x"
+refuses "no such folder" "nowhere" "$bin" --tokenizer "$tok" -o "$tmp/nowhere/out.tbin"
+refuses "a folder as output" "folder" "$bin" --tokenizer "$tok" -o "$tmp/folder"
+[ -e /dev/full ] && refuses "a device as output" "/dev/full" "$bin" --tokenizer "$tok" -o /dev/full
+if [ "$(id -u)" -ne 0 ]; then
+    chmod 555 "$tmp/folder"
+    refuses "a folder that takes no files" "folder/out" "$bin" --tokenizer "$tok" -o "$tmp/folder/out.tbin"
+    chmod 755 "$tmp/folder"
+fi
+for n in 0 1 27 28 100 10000 1056536; do
+    head -c $n "$bin" >"$tmp/cut.bin"
+    refuses "source cut at $n" "cut.bin" "$tmp/cut.bin" --tokenizer "$tok" -o "$out.x"
+done
+for n in 10 1000 20000 500000; do
+    head -c $n "$tmp/dense.gguf" >"$tmp/cut.gguf"
+    refuses "GGUF cut at $n" "cut.gguf" "$tmp/cut.gguf" -o "$out.x"
+done
+cp "$tmp/first.tbin" "$tmp/keep.tbin"
+(ulimit -f 200; $export "$bin" --tokenizer "$tok" -q -o "$tmp/keep.tbin" 2>"$tmp/err"); code=$?
+[ $code -eq 1 ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] && cmp -s "$tmp/keep.tbin" "$tmp/first.tbin" && [ ! -e "$tmp/keep.tbin.part" ] &&
+    ok || bad "a full disk: code $code, $(cat "$tmp/err")"
+if [ -e /dev/full ]; then
+    $export "$bin" --tokenizer "$tok" -o "$out" >/dev/full 2>"$tmp/err"; code=$?
+    [ $code -eq 1 ] && grep -q "standard output" "$tmp/err" && ok || bad "a full standard output: code $code"
+fi
+
+# --- interrupted in the middle: a model of zeros, 768 wide, of 8 layers
+d=768 layers=8
+{ printf '\0\003\0\0' ; printf '\0\003\0\0'; printf '\010\0\0\0'; printf '\014\0\0\0'; printf '\014\0\0\0'; printf '\0\002\0\0'; printf '\010\0\0\0'; } >"$tmp/zero.bin"
+truncate -s $((28 + 4 * (512 * d + layers * (2 * d + 7 * d * d) + d + 8 * 64))) "$tmp/zero.bin"
+for signal in INT TERM; do
+    $export "$tmp/zero.bin" --tokenizer "$tok" -q --keep 0.1 -o "$tmp/keep.tbin" 2>"$tmp/err" & pid=$!
+    for i in $(seq 100); do [ -e "$tmp/keep.tbin.part" ] && break; sleep 0.1; done
+    sleep 0.2
+    kill -$signal $pid; wait $pid; code=$?
+    [ $code -eq 1 ] && grep -q interrupted "$tmp/err" && cmp -s "$tmp/keep.tbin" "$tmp/first.tbin" && [ ! -e "$tmp/keep.tbin.part" ] &&
+        ok || bad "SIG$signal: code $code, $(cat "$tmp/err")"
+done
+done_
