@@ -21,7 +21,7 @@ typedef struct {
     double *g;                     // core (r[0], r[1], r[2], r[3]), last axis contiguous
 } Tucker;
 
-// out = t x_mode U: t (n[0], …, n[3]) becomes (…, rows, …) with out[… i …] = sum_j U[i, j] t[… j …].
+// out = t x_mode U: n[mode] becomes rows, out[.., i, ..] = sum_j U[i, j] t[.., j, ..].
 // U is (rows, n[mode]), or with transposed = true stored as (n[mode], rows). out must not alias t.
 void mode_product(const double *t, const int64_t n[4], int mode, const double *u, int64_t rows,
                   bool transposed, double *out);

@@ -20,12 +20,13 @@ enum {
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// ---- the cache --------------------------------------------------------------------------------------
+// ---- the cache ----------------------------------------------------------------------------------
 
 bool cache_size(const Cache *c, size_t *k_bytes, size_t *v_bytes) {
     size_t k_row, v_row, k_rows, v_rows;
     if (c->capacity < 0 || c->n_kv < 0 || c->k_width < 0 || c->v_width < 0) return false;
-    if (!row_size(c->type, c->k_width, &k_row) || !row_size(c->type, c->v_width, &v_row)) return false;
+    if (!row_size(c->type, c->k_width, &k_row) || !row_size(c->type, c->v_width, &v_row))
+        return false;
     if (!mul_size((size_t)c->capacity, (size_t)c->n_kv, &k_rows)) return false;
     v_rows = c->latent ? (size_t)c->capacity : k_rows;
     size_t k, v;
@@ -67,7 +68,7 @@ void cache_store(Cache *c, int64_t pos, int64_t n, const float *k, const float *
     }
 }
 
-// ---- scratch ----------------------------------------------------------------------------------------
+// ---- scratch ------------------------------------------------------------------------------------
 
 // One thread's memory. A row is one query of one head.
 typedef struct {
@@ -141,7 +142,7 @@ void attend_scratch_free(AttendScratch *s) {
     *s = (AttendScratch){0};
 }
 
-// ---- one task ---------------------------------------------------------------------------------------
+// ---- one task -----------------------------------------------------------------------------------
 
 typedef struct {
     const Attend *a;
@@ -178,8 +179,8 @@ static void merge(float *max, float *sum, float *acc, float seg_max, float seg_s
 
 // Scores of one row against positions p .. p + n become weights; the row's running maximum and
 // sum move on, and what it has gathered is scaled to the new maximum.
-static void weigh(const Attend *a, int64_t i, int64_t p, int64_t n, float *s, float *max, float *sum,
-                  float *acc, int64_t width) {
+static void weigh(const Attend *a, int64_t i, int64_t p, int64_t n, float *s, float *max,
+                  float *sum, float *acc, int64_t width) {
     const int64_t from = least(most(first_seen(a, i) - p, 0), n);
     const int64_t to = most(least(a->pos + i + 1 - p, n), from);
     memset(s, 0, (size_t)from * sizeof *s);
@@ -196,8 +197,8 @@ static void weigh(const Attend *a, int64_t i, int64_t p, int64_t n, float *s, fl
 }
 
 // One block of positions for the task's queries i0 .. i1 and KV heads g0 .. g1.
-static void attend_block(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0, int64_t g1,
-                         int64_t p, int64_t n, float *max, float *sum, float *acc) {
+static void attend_block(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0,
+                         int64_t g1, int64_t p, int64_t n, float *max, float *sum, float *acc) {
     const Attend *a = j->a;
     const Cache *c = a->cache;
     const int64_t rows = (i1 - i0) * j->m, width = j->width;
@@ -231,8 +232,8 @@ static void attend_block(const Job *j, const Part *t, int64_t i0, int64_t i1, in
 }
 
 // The rows of KV head g, gathered and summed: divided by the sum of weights, expanded, delivered.
-static void deliver(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g, const float *sum,
-                    float *acc) {
+static void deliver(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g,
+                    const float *sum, float *acc) {
     const Attend *a = j->a;
     const int64_t rows = (i1 - i0) * j->m, out = j->shape.out_width;
     for (int64_t r = 0; r < rows; r++)
@@ -279,7 +280,8 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
         for (int64_t p = from; p < to; p += BLOCK)
             attend_block(j, t, i0, i1, g0, g1, p, least(to - p, BLOCK), max, sum, acc);
         for (int64_t r = 0; r < rows && !j->split; r++)
-            merge(t->max + r, t->sum + r, t->acc + r * width, max[r], sum[r], acc + r * width, width);
+            merge(t->max + r, t->sum + r, t->acc + r * width, max[r], sum[r], acc + r * width,
+                  width);
     }
     for (int64_t g = g0; g < g1 && !j->split; g++) {
         const int64_t r = (g - g0) * per_head;
@@ -287,7 +289,7 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
     }
 }
 
-// ---- sharing out ------------------------------------------------------------------------------------
+// ---- sharing out --------------------------------------------------------------------------------
 
 // Threads take the next task until none is left: which one takes it changes no result.
 static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
@@ -306,7 +308,8 @@ static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
             const int64_t s = j->first_segment + rest;
             attend_task(j, &t, 0, 1, g0, g1, s, s + 1);
         } else {
-            const int64_t i0 = (j->n_chunks - 1 - rest) * j->chunk, i1 = least(i0 + j->chunk, j->a->n);
+            const int64_t i0 = (j->n_chunks - 1 - rest) * j->chunk;
+            const int64_t i1 = least(i0 + j->chunk, j->a->n);
             attend_task(j, &t, i0, i1, g0, g1, segment_of(first_seen(j->a, i0)),
                         segment_of(j->a->pos + i1 - 1) + 1);
         }
@@ -380,7 +383,7 @@ void attend(const Attend *a, AttendScratch *s) {
     }
 }
 
-// ---- the definition ---------------------------------------------------------------------------------
+// ---- the definition -----------------------------------------------------------------------------
 
 void attend_naive(const Attend *a) {
     const Cache *c = a->cache;

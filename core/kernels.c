@@ -7,14 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
+#if defined(_OPENMP) || defined(_REENTRANT)     // -fopenmp or -pthread; without: one thread
+#define THREADS
+#include <pthread.h>
+#include <signal.h>
 #endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
-// ---- variants ---------------------------------------------------------------------------------------
+// ---- variants -----------------------------------------------------------------------------------
 
 #if defined(__x86_64__)
 // F16C came before AVX2 on every processor; not every compiler can ask for it.
@@ -80,7 +82,7 @@ int kernels_select(const char *isa) {
     return -1;
 }
 
-// ---- threads ----------------------------------------------------------------------------------------
+// ---- threads ------------------------------------------------------------------------------------
 
 enum { MAX_THREADS = 256 };
 static int threads;
@@ -97,20 +99,126 @@ int threads_get(void) {
     return threads;
 }
 
+#ifdef THREADS
+
+// Helpers are POSIX threads rather than an OpenMP team, because a team's region ends only when
+// every member has had its turn on a core. With other programs on the cores that is milliseconds
+// for work of microseconds. Here parts are taken one by one from a counter, and the caller waits
+// only for helpers that have taken one: a helper that gets no core costs nothing.
+//
+// `state` is the number of the job (high half), whether it is open, and how many helpers are in.
+// A helper enters by adding 1 to an open state, and only inside may it look at the job.
+static struct {
+    uint64_t state;
+    int busy, sleeping, helpers;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    void (*fn)(void *ctx, int64_t begin, int64_t end, int thread);
+    void *ctx;
+    int64_t n, part, next;
+    int threads;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+#define OPEN (UINT64_C(1) << 31)
+#define INSIDE (OPEN - 1)
+#define SPIN 50e-6                  // seconds a helper looks for the next job before it sleeps
+
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_parts(int thread) {
+    for (;;) {
+        const int64_t begin = __atomic_fetch_add(&pool.next, pool.part, __ATOMIC_RELAXED);
+        if (begin >= pool.n) return;
+        const int64_t left = pool.n - begin;
+        pool.fn(pool.ctx, begin, begin + (left < pool.part ? left : pool.part), thread);
+    }
+}
+
+static bool open_after(uint64_t state, uint64_t last) {
+    return (state & OPEN) && state >> 32 != last;
+}
+
+static void *help(void *arg) {
+    const int id = (int)(intptr_t)arg;
+    uint64_t last = 0;
+    for (;;) {
+        uint64_t state = __atomic_load_n(&pool.state, __ATOMIC_SEQ_CST);
+        double begin = seconds();
+        for (int turn = 0; !open_after(state, last) && seconds() - begin < SPIN; turn++) {
+            for (int i = 0; i < 8; i++) relax();
+            if (turn > 4) sched_yield();            // the caller may be waiting for this core
+            state = __atomic_load_n(&pool.state, __ATOMIC_SEQ_CST);
+        }
+        if (!open_after(state, last)) {
+            pthread_mutex_lock(&pool.lock);
+            __atomic_fetch_add(&pool.sleeping, 1, __ATOMIC_SEQ_CST);
+            while (!open_after(state = __atomic_load_n(&pool.state, __ATOMIC_SEQ_CST), last))
+                pthread_cond_wait(&pool.wake, &pool.lock);
+            __atomic_fetch_sub(&pool.sleeping, 1, __ATOMIC_SEQ_CST);
+            pthread_mutex_unlock(&pool.lock);
+        }
+        if (!__atomic_compare_exchange_n(&pool.state, &state, state + 1, false, __ATOMIC_ACQ_REL,
+                                         __ATOMIC_RELAXED)) continue;
+        last = state >> 32;
+        if (id < pool.threads) take_parts(id);
+        __atomic_fetch_sub(&pool.state, 1, __ATOMIC_RELEASE);
+    }
+    return NULL;
+}
+
+static void start_helpers(int wanted) {
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);       // signals are for the main thread
+    while (pool.helpers < wanted) {
+        pthread_t t;
+        if (pthread_create(&t, NULL, help, (void *)(intptr_t)(pool.helpers + 1)) != 0) break;
+        pthread_detach(t);
+        pool.helpers++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+static void run_parts(int64_t n, int64_t part, int of,
+                      void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
+    start_helpers(of - 1);
+    pool.fn = fn, pool.ctx = ctx, pool.n = n, pool.part = part, pool.threads = of;
+    __atomic_store_n(&pool.next, 0, __ATOMIC_RELAXED);
+    const uint64_t job = (__atomic_load_n(&pool.state, __ATOMIC_RELAXED) >> 32) + 1;
+    __atomic_store_n(&pool.state, job << 32 | OPEN, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&pool.sleeping, __ATOMIC_SEQ_CST)) {
+        pthread_mutex_lock(&pool.lock);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.lock);
+    }
+    take_parts(0);
+    __atomic_fetch_and(&pool.state, ~OPEN, __ATOMIC_ACQ_REL);
+    for (int i = 0; __atomic_load_n(&pool.state, __ATOMIC_ACQUIRE) & INSIDE; i++) {
+        if (i < 1000) relax();
+        else sched_yield();
+    }
+}
+
+#endif
+
 void parallel_for(int64_t n, int64_t grain,
                   void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
     if (n <= 0) return;
-#ifdef _OPENMP
-    int64_t parts = n / (grain > 0 ? grain : 1);
-    if (parts > threads_get()) parts = threads_get();
-    if (parts > 1 && !omp_in_parallel()) {
-        #pragma omp parallel num_threads((int)parts)
-        {
-            const int i = omp_get_thread_num(), of = omp_get_num_threads();
-            const int64_t each = n / of, more = n % of;    // the first `more` parts are longer by 1
-            const int64_t begin = i * each + (i < more ? i : more);
-            fn(ctx, begin, begin + each + (i < more), i);
-        }
+#ifdef THREADS
+    enum { PARTS = 4 };             // a thread's parts, so that a slow core holds nobody up
+    const int64_t most = n / (grain > 0 ? grain : 1);
+    const int of = most < threads_get() ? (int)most : threads_get();
+    // The pool serves one caller at a time: a call from inside a part runs where it is.
+    if (of > 1 && !__atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
+        const int64_t parts = most < of * PARTS ? most : of * PARTS;
+        run_parts(n, (n + parts - 1) / parts, of, fn, ctx);
+        __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
         return;
     }
 #else
@@ -123,7 +231,7 @@ void parallel_for(int64_t n, int64_t grain,
 enum { GRAIN = 65536 };
 static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
 
-// ---- activations ------------------------------------------------------------------------------------
+// ---- activations --------------------------------------------------------------------------------
 
 // A block of 32 activations: 64 bytes, two floats, two integers.
 enum { ACT_BLOCK = 80 };
@@ -167,7 +275,7 @@ static void quantise_part(void *ctx, int64_t begin, int64_t end, int thread) {
     kernels()->quantise(j->x, begin, end, j->cols, &j->act);
 }
 
-// ---- matmul -----------------------------------------------------------------------------------------
+// ---- matmul -------------------------------------------------------------------------------------
 
 static bool integer_type(int type) { return type == T_Q8_0 || type == T_Q4_0 || type == T_Q4_1; }
 
@@ -228,7 +336,8 @@ void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out)
             parallel_for(j.n, GRAIN / (cols + 1) + 1, quantise_part, &q);
         }
         parallel_for(bytes, grain_for(j.n), matmul_part, &j);
-        for (int i = 0; i < n_out; i++) part[i].y += j.n * part[i].w->rows;
+        for (int i = 0; i < n_out; i++)
+            if (part[i].y) part[i].y += j.n * part[i].w->rows;
     }
 }
 
@@ -253,7 +362,7 @@ void matmul_block(const Mat *w, const float *x, int64_t n, float *y, int64_t ldy
     if (w->rows > 0) kernels()->dot_rows(w, 0, w->rows, x, n, y, ldy);
 }
 
-// ---- the transposed product -------------------------------------------------------------------------
+// ---- the transposed product ---------------------------------------------------------------------
 
 typedef struct { const Mat *w; const float *x; int64_t n; float *y; int64_t unit; } ColumnsJob;
 
@@ -273,7 +382,10 @@ void matmul_t(Scratch *s, const float *x, int64_t n, const Mat *w, float *y) {
     const int64_t units = w->cols / unit + (w->cols % unit != 0);
     const int64_t per_unit = w->cols > 0 ? stride_of(w) * w->rows / units : 0;
     ColumnsJob j = {w, x, n, y, unit};
-    parallel_for(units, grain_for(n) / (per_unit + 1) + 1, columns_part, &j);
+    // One token: as few and wide parts as there are threads, for long reads.
+    const int64_t wide = n == 1 ? (units + threads_get() - 1) / threads_get() : 1;
+    const int64_t grain = grain_for(n) / (per_unit + 1) + 1;
+    parallel_for(units, grain > wide ? grain : wide, columns_part, &j);
 }
 
 void matmul_t_naive(const float *x, int64_t n, const Mat *w, float *y) {
@@ -295,7 +407,7 @@ void matmul_t_block(const Mat *w, const float *x, int64_t ldx, int64_t n, float 
     kernels()->columns(w, 0, w->cols, x, ldx, n, y, ldy);
 }
 
-// ---- vectors ----------------------------------------------------------------------------------------
+// ---- vectors ------------------------------------------------------------------------------------
 
 float dot(const float *a, const float *b, int64_t n) { return kernels()->dot(a, b, n); }
 void axpy(float *y, float a, const float *x, int64_t n) { kernels()->axpy(y, a, x, n); }
@@ -319,10 +431,14 @@ void softmax(float *x, int64_t n) {
 
 void swiglu(float *gate, const float *up, int64_t n) { kernels()->swiglu(gate, up, n); }
 
-void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) { kernels()->from_f16(src, dst, n); }
-void f32_row_to_f16(const float *src, uint16_t *dst, int64_t n) { kernels()->to_f16(src, dst, n); }
+void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) {
+    kernels()->from_f16(src, dst, n);
+}
+void f32_row_to_f16(const float *src, uint16_t *dst, int64_t n) {
+    kernels()->to_f16(src, dst, n);
+}
 
-// ---- dgemm ------------------------------------------------------------------------------------------
+// ---- dgemm --------------------------------------------------------------------------------------
 
 typedef struct {
     bool ta, tb;
@@ -351,19 +467,25 @@ static void dgemm_naive(const DgemmJob *j) {
         }
 }
 
+enum { TALL = 24 };
+
 void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
            const double *b, int64_t ldb, double beta, double *c, int64_t ldc) {
     if (m <= 0 || n <= 0) return;
     DgemmJob j = {ta, tb, n, k, lda, ldb, ldc, m, a, b, beta, c, NULL};
     const double work = (double)n * (double)(k + 1);
-    const int64_t grain = work > 65536 ? 1 : (int64_t)(65536 / work) / 8 + 1;   // groups of 8 rows
-    j.pack = alloc((size_t)threads_get() * kernels()->dgemm_pack, sizeof(double), "dgemm", NULL);
+    // In groups of 8 rows; a part packs all of B for itself, so it should be tall.
+    const int64_t groups = (m + 7) / 8, share = (groups + threads_get() - 1) / threads_get();
+    const int64_t least = work > 65536 ? 1 : (int64_t)(65536 / work) / 8 + 1;
+    const int64_t tall = share < TALL ? share : TALL, grain = least > tall ? least : tall;
+    const size_t room = (size_t)threads_get() * kernels()->dgemm_pack * sizeof(double);
+    j.pack = aligned_alloc(64, (room + 63) / 64 * 64);          // not zeroed: calls may be small
     if (!j.pack) dgemm_naive(&j);
-    else parallel_for((m + 7) / 8, grain, dgemm_part, &j);
+    else parallel_for(groups, grain, dgemm_part, &j);
     free(j.pack);
 }
 
-// ---- the machine ------------------------------------------------------------------------------------
+// ---- the machine --------------------------------------------------------------------------------
 
 typedef struct { const uint8_t *p; uint64_t seen; } ReadJob;
 enum { READ_UNIT = 65536 };

@@ -15,7 +15,9 @@ int kernels_select(const char *isa);           // for tests: -1 when this machin
 
 void threads_set(int n);                       // 1 .. 256; default: OMP_NUM_THREADS, else the cores
 int threads_get(void);
-// fn(ctx, begin, end, thread) over 0..n in contiguous parts, at least `grain` items a part.
+// fn(ctx, begin, end, thread) over 0..n in contiguous parts, at least `grain` items a part. A
+// thread (0 .. threads_get() - 1) may get several parts or none. A call from inside a part runs
+// serially.
 void parallel_for(int64_t n, int64_t grain,
                   void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx);
 
@@ -26,8 +28,8 @@ void scratch_free(Scratch *s);
 
 // y (n, rows) = x (n, cols) W^T for each of the n_out matrices, which share cols and x. F32, F16,
 // BF16 weights meet f32 activations; Q8_0, Q4_0, Q4_1 weights meet activations quantised to 16
-// bits in blocks of 32 (integer dot products); other types are dequantised row by row. No y may alias x
-// or another y. Any n >= 0, any rows >= 0; cols a multiple of the type's block.
+// bits in blocks of 32 (integer dot products); other types are dequantised row by row. No y may
+// alias x or another y. Any n >= 0, any rows >= 0; cols a multiple of the type's block.
 typedef struct { const Mat *w; float *y; } Linear;
 void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out);
 void matmul_naive(const float *x, int64_t n, const Linear *out, int n_out);  // f32 activations
@@ -51,7 +53,7 @@ void f32_row_to_f16(const float *src, uint16_t *dst, int64_t n);
 void matmul_block(const Mat *w, const float *x, int64_t n, float *y, int64_t ldy);
 void matmul_t_block(const Mat *w, const float *x, int64_t ldx, int64_t n, float *y, int64_t ldy);
 float max_of(const float *x, int64_t n);                           // -inf for n = 0
-float exp_sum(float *x, int64_t n, float scale, float shift);      // x = exp(scale x - shift); its sum
+float exp_sum(float *x, int64_t n, float scale, float shift);  // x = exp(scale x - shift); its sum
 void scale_to(float *y, float a, const float *x, int64_t n);       // y = a x; y may be x
 
 // Double precision, for linalg: C (m, n) (+)= A (m, k) B (k, n), row-major, leading dimensions in

@@ -28,6 +28,10 @@ enum { LANES = 4, TILE = 2, QTILE = 4, DROWS = 4, DVECS = 2, Q8_FLIP = 0 };
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
+// for i = 0 .. n, n a constant where the function is inlined, at most MOST. The bound is written as
+// MOST because clang unrolls before it inlines.
+#define EACH(i, n, MOST) UNROLL for (int i = 0; i < (MOST); i++) if (i < (n))
+
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
@@ -61,6 +65,7 @@ INLINE uint64_t four_u16(const uint8_t *const *row, int64_t off) {
 //   sum4(a, b, c, d, out)  out[0..3] = the sums of the lanes of a, b, c, d, by a fixed tree
 //   dot_u, dot_s           acc + the four products of bytes in each lane: w unsigned (below 128
 //                          on AVX2) or signed, x signed and never -128
+//   widen, widen_u16       signed bytes, or unsigned 16-bit numbers, to integers
 //   row_groups             16 bytes at `off` of each of LANES rows: vector j gets the j-th four
 //                          bytes, one row a lane
 //   row_halves             the half float at `off` of each of LANES rows
@@ -93,6 +98,8 @@ INLINE vf load_f16(const void *p) {
 INLINE void store_f16(void *p, vf a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
+INLINE vi widen(vb b) { return (vi)_mm512_cvtepi8_epi32((__m128i)b); }
+INLINE vi widen_u16(vh h) { return (vi)_mm512_cvtepu16_epi32((__m256i)h); }
 INLINE __m128 fold(vf a) {
     return fold256(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1)));
 }
@@ -135,6 +142,12 @@ INLINE vf load_f16(const void *p) { return _mm256_cvtph_ps(bytes16(p)); }
 INLINE void store_f16(void *p, vf a) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
+INLINE vi widen(vb b) {
+    long long bits;
+    memcpy(&bits, &b, 8);
+    return (vi)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bits));
+}
+INLINE vi widen_u16(vh h) { return (vi)_mm256_cvtepu16_epi32((__m128i)h); }
 INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
     sum4_128(fold256(a), fold256(b), fold256(c), fold256(d), out);
 }
@@ -167,6 +180,8 @@ INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
 
 INLINE vf set1(float a) { return (vf){a, a, a, a}; }
 INLINE vi set1_i(int32_t a) { return (vi){a, a, a, a}; }
+INLINE vi widen(vb b) { return __builtin_convertvector(b, vi); }
+INLINE vi widen_u16(vh h) { return __builtin_convertvector(h, vi); }
 INLINE vd set1_d(double a) { return (vd){a, a}; }
 INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
     vi z[4];
@@ -201,8 +216,8 @@ INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
                               vpaddq_f32((float32x4_t)c, (float32x4_t)d)));
 }
 INLINE vi dot_s(vi acc, vi w, vi x) {
-#if defined(ISA_DOT)    // as text: compilers older than the intrinsic's guard know it too
-    __asm__(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(w), "w"(x));
+#if defined(ISA_DOT)    // as text: clang 14 hides the intrinsic from functions with a target
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(w), "w"(x));
     return acc;
 #else
     int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
@@ -278,7 +293,7 @@ INLINE void store_first(void *p, vf a, int64_t n) {
 #endif
 }
 INLINE vf load_bf16(const void *p) {
-    return (vf)(__builtin_convertvector(*(const vh_mem *)p, vu) << 16);
+    return (vf)((vu)widen_u16(*(const vh_mem *)p) << 16);
 }
 INLINE vf load_first_bf16(const void *p, int64_t n) {
     uint16_t h[LANES] = {0};

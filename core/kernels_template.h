@@ -18,7 +18,7 @@ enum {
     QBLOCKS = 32,         // blocks of a panel of quantised rows, 20 kB with 16 lanes
 };
 
-// ---- stored weights to floats ----------------------------------------------------------------------
+// ---- stored weights to floats -------------------------------------------------------------------
 
 INLINE vf load_as(int type, const uint8_t *p, int64_t i) {
     if (type == T_F16) return load_f16(p + 2 * i);
@@ -38,30 +38,30 @@ INLINE void unpack_floats(int type, const uint8_t *src, float *dst, int64_t n) {
     if (i < n) store_first(dst + i, load_first_as(type, src, i, n - i), n - i);
 }
 
-INLINE vf bytes_to_float(vb b) { return to_float(__builtin_convertvector(b, vi)); }
-
-static void unpack_q8_0(const uint8_t *src, float *dst, int64_t n) {
-    for (; n > 0; n -= 32, src += 34, dst += 32) {
-        vf d = set1(half(src));
-        for (int i = 0; i < 32; i += LANES)
-            store(dst + i, d * bytes_to_float(*(const vb_mem *)(src + 2 + i)));
+// One block of Q8_0, Q4_0 or Q4_1 as 32 floats. Of the 4-bit types element i is the low nibble of
+// byte i, element 16 + i the high nibble.
+enum { BLOCK_VECS = 32 / LANES };
+INLINE int64_t block_bytes(int type) { return type == T_Q8_0 ? 34 : type == T_Q4_1 ? 20 : 18; }
+INLINE void block_floats(int type, const uint8_t *src, vf out[BLOCK_VECS]) {
+    const vf d = set1(half(src)), m = type == T_Q4_1 ? set1(half(src + 2)) : set1(0);
+    if (type == T_Q8_0) {
+        EACH(v, BLOCK_VECS, BLOCK_VECS)
+            out[v] = d * to_float(widen(*(const vb_mem *)(src + 2 + v * LANES)));
+        return;
+    }
+    EACH(v, BLOCK_VECS / 2, BLOCK_VECS) {
+        vi q = widen(*(const vb_mem *)(src + (type == T_Q4_1 ? 4 : 2) + v * LANES));
+        vi lo = q & 15, hi = (q >> 4) & 15;
+        out[v] = type == T_Q4_1 ? mul_add(to_float(lo), d, m) : d * to_float(lo - 8);
+        out[v + BLOCK_VECS / 2] = type == T_Q4_1 ? mul_add(to_float(hi), d, m) : d * to_float(hi - 8);
     }
 }
 
-// Element i of a block is the low nibble of byte i, element 16 + i the high nibble.
-INLINE void unpack_q4(const uint8_t *src, float *dst, int64_t n, bool q4_1) {
-    for (; n > 0; n -= 32, src += q4_1 ? 20 : 18, dst += 32) {
-        vf d = set1(half(src)), m = q4_1 ? set1(half(src + 2)) : set1(0);
-        for (int i = 0; i < 16; i += LANES) {
-            vb q = *(const vb_mem *)(src + (q4_1 ? 4 : 2) + i), lo = q & 15, hi = (q >> 4) & 15;
-            if (q4_1) {
-                store(dst + i, mul_add(bytes_to_float(lo), d, m));
-                store(dst + 16 + i, mul_add(bytes_to_float(hi), d, m));
-            } else {
-                store(dst + i, d * bytes_to_float(lo - 8));
-                store(dst + 16 + i, d * bytes_to_float(hi - 8));
-            }
-        }
+INLINE void unpack_blocks(int type, const uint8_t *src, float *dst, int64_t n) {
+    for (; n > 0; n -= 32, src += block_bytes(type), dst += 32) {
+        vf block[BLOCK_VECS];
+        block_floats(type, src, block);
+        EACH(v, BLOCK_VECS, BLOCK_VECS) store(dst + v * LANES, block[v]);
     }
 }
 
@@ -73,52 +73,65 @@ static void unpack(int type, const uint8_t *row, int64_t c, float *dst, int64_t 
     case T_F32: unpack_floats(T_F32, src, dst, n); break;
     case T_F16: unpack_floats(T_F16, src, dst, n); break;
     case T_BF16: unpack_floats(T_BF16, src, dst, n); break;
-    case T_Q8_0: unpack_q8_0(src, dst, n); break;
-    case T_Q4_0: unpack_q4(src, dst, n, false); break;
-    case T_Q4_1: unpack_q4(src, dst, n, true); break;
+    case T_Q8_0: unpack_blocks(T_Q8_0, src, dst, n); break;
+    case T_Q4_0: unpack_blocks(T_Q4_0, src, dst, n); break;
+    case T_Q4_1: unpack_blocks(T_Q4_1, src, dst, n); break;
     default: dequantize_row(type, src, dst, n);
     }
 }
 
-// ---- rows against f32 activations --------------------------------------------------------------------
+// ---- rows against f32 activations ---------------------------------------------------------------
 
 // out[t][r] = sum of w[r] x[t] over n columns, for 4 rows and `tokens` tokens at once: 4 tokens
 // products for 4 + tokens loads. type and tokens are constants wherever this is used.
+// Few tokens wait for memory: while they work on four rows they fetch the four at `ahead` bytes.
 INLINE void dot_tile(int type, int tokens, const uint8_t *const w[4], const float *const *x,
-                     int64_t n, float (*out)[4]) {
+                     int64_t n, int64_t ahead, float (*out)[4]) {
+    const int64_t size = type == T_F32 ? 4 : 2;
     vf acc[4][TILE] = {0}, xv[TILE];
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        UNROLL
-        for (int t = 0; t < tokens; t++) xv[t] = load(x[t] + i);
+        EACH(t, tokens, TILE) xv[t] = load(x[t] + i);
         UNROLL
         for (int r = 0; r < 4; r++) {
             vf wv = load_as(type, w[r], i);
-            UNROLL
-            for (int t = 0; t < tokens; t++) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
+            if (tokens <= 2) __builtin_prefetch(w[r] + i * size + ahead, 0, 2);
+            EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
         }
     }
     if (i < n) {
-        UNROLL
-        for (int t = 0; t < tokens; t++) xv[t] = load_first(x[t] + i, n - i);
+        EACH(t, tokens, TILE) xv[t] = load_first(x[t] + i, n - i);
         UNROLL
         for (int r = 0; r < 4; r++) {
             vf wv = load_first_as(type, w[r], i, n - i);
-            UNROLL
-            for (int t = 0; t < tokens; t++) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
+            EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
         }
     }
-    UNROLL
-    for (int t = 0; t < tokens; t++) sum4(acc[0][t], acc[1][t], acc[2][t], acc[3][t], out[t]);
+    EACH(t, tokens, TILE) sum4(acc[0][t], acc[1][t], acc[2][t], acc[3][t], out[t]);
 }
 
-INLINE void dot_tiles(int type, int tokens, const uint8_t *const w[4], const float *const *x,
-                      int64_t n, float (*out)[4]) {
-    switch (tokens) {
-    case 1: dot_tile(type, 1, w, x, n, out); break;
-    case 2: dot_tile(type, 2, w, x, n, out); break;
-    default: dot_tile(type, TILE, w, x, n, out);
-    }
+// Each combination is a function of its own: left to a switch, compilers merge the calls first and
+// then no longer see the constants.
+typedef void DotTile(const uint8_t *const w[4], const float *const *x, int64_t n, int64_t ahead,
+                     float (*out)[4]);
+#define DOT_TILE(name, type, tokens) \
+    static void name(const uint8_t *const w[4], const float *const *x, int64_t n, int64_t ahead, \
+                     float (*out)[4]) { dot_tile(type, tokens, w, x, n, ahead, out); }
+DOT_TILE(dot_f32_1, T_F32, 1)
+DOT_TILE(dot_f32_2, T_F32, 2)
+DOT_TILE(dot_f32_all, T_F32, TILE)
+DOT_TILE(dot_f16_1, T_F16, 1)
+DOT_TILE(dot_f16_2, T_F16, 2)
+DOT_TILE(dot_f16_all, T_F16, TILE)
+DOT_TILE(dot_bf16_1, T_BF16, 1)
+DOT_TILE(dot_bf16_2, T_BF16, 2)
+DOT_TILE(dot_bf16_all, T_BF16, TILE)
+
+static DotTile *dot_kernel(int type, int64_t tokens) {
+    static DotTile *const kernels[3][3] = {{dot_f32_1, dot_f32_2, dot_f32_all},
+                                           {dot_f16_1, dot_f16_2, dot_f16_all},
+                                           {dot_bf16_1, dot_bf16_2, dot_bf16_all}};
+    return kernels[type == T_F16 ? 1 : type == T_BF16 ? 2 : 0][tokens < 3 ? tokens - 1 : 2];
 }
 
 // Four rows (fewer at the end: the last is then repeated, and not stored) against up to TILE
@@ -130,11 +143,7 @@ static void dot_block(int type, const uint8_t *base, size_t stride, int64_t rows
     float out[TILE][4];
     for (int r = 0; r < 4; r++) w[r] = base + (size_t)(r < rows ? r : rows - 1) * stride;
     for (int t = 0; t < TILE; t++) xs[t] = x + (t < tokens ? t : tokens - 1) * ldx + c;
-    switch (type) {
-    case T_F16: dot_tiles(T_F16, (int)tokens, w, xs, n, out); break;
-    case T_BF16: dot_tiles(T_BF16, (int)tokens, w, xs, n, out); break;
-    default: dot_tiles(T_F32, (int)tokens, w, xs, n, out);
-    }
+    dot_kernel(type, tokens)(w, xs, n, 4 * (int64_t)stride, out);
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t r = 0; r < rows && r < 4; r++)
             y[t * ldy + r] = c == 0 ? out[t][r] : y[t * ldy + r] + out[t][r];
@@ -177,7 +186,7 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
     }
 }
 
-// ---- rows against quantised activations ------------------------------------------------------------
+// ---- rows against quantised activations ---------------------------------------------------------
 
 static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const Act *out) {
     const int64_t blocks = cols / 32;
@@ -200,7 +209,8 @@ static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const
             vf scaled = v * inverse;
             vi q = (vi)(scaled + magic) - (vi)magic;
             vi rest = (vi)mul_add(scaled - to_float(q), set1(256), magic) - (vi)magic;
-            rest += rest == 128;           // -1 where it is true: the largest is 127
+            rest += rest == 128;           // a comparison gives -1 where it is true, so this
+            rest -= rest == -128;          // keeps to -127 .. 127: AVX2 cannot negate -128
             vb bytes = __builtin_convertvector(q, vb), low = __builtin_convertvector(rest, vb);
             memcpy(out->q + 64 * b + i, &bytes, sizeof bytes);
             memcpy(out->q + 64 * b + 32 + i, &low, sizeof low);
@@ -245,23 +255,20 @@ typedef struct { const int8_t *q; const float *d, *s; const int32_t *bias; } Tok
 // (Q4_0: w + 8; Q8_0 on AVX-512: w + 128) and the sum starts from the bias that takes it back.
 INLINE void quant_step(int type, int tokens, const QBlock *w, const Token *x, int64_t b, vf *acc) {
     vi s[QTILE], low[QTILE];
-    UNROLL
-    for (int t = 0; t < tokens; t++) {
+    EACH(t, tokens, QTILE) {
         s[t] = set1_i(0);
         low[t] = type == T_Q4_0 || (type == T_Q8_0 && Q8_FLIP) ? set1_i(x[t].bias[b]) : set1_i(0);
     }
     UNROLL
     for (int j = 0; j < 8; j++) {
-        UNROLL
-        for (int t = 0; t < tokens; t++) {
+        EACH(t, tokens, QTILE) {
             vi xv = set1_i(load_i32(x[t].q + 64 * b + 4 * j));
             vi xl = set1_i(load_i32(x[t].q + 64 * b + 32 + 4 * j));
             s[t] = type == T_Q8_0 ? dot_s(s[t], w->q[j], xv) : dot_u(s[t], w->q[j], xv);
             low[t] = type == T_Q8_0 ? dot_s(low[t], w->q[j], xl) : dot_u(low[t], w->q[j], xl);
         }
     }
-    UNROLL
-    for (int t = 0; t < tokens; t++) {
+    EACH(t, tokens, QTILE) {
         s[t] = s[t] * 256 + low[t];
         acc[t] = mul_add(to_float(s[t]) * w->d, set1(x[t].d[b]), acc[t]);
         if (type == T_Q4_1) acc[t] = mul_add(w->m, set1(x[t].s[b]), acc[t]);
@@ -272,14 +279,12 @@ INLINE void quant_step(int type, int tokens, const QBlock *w, const Token *x, in
 INLINE void quant_tile(int type, int tokens, const QBlock *panel, const Token *x, int64_t b0,
                        int64_t n, int64_t rows, int64_t used, float *y, int64_t ldy) {
     vf acc[QTILE];
-    UNROLL
-    for (int t = 0; t < tokens; t++)
+    EACH(t, tokens, QTILE)
         acc[t] = b0 == 0 ? set1(0)
                : rows == LANES ? load(y + (t < used ? t : 0) * ldy)
                : load_first(y + (t < used ? t : 0) * ldy, rows);
     for (int64_t b = 0; b < n; b++) quant_step(type, tokens, panel + b, x, b0 + b, acc);
-    UNROLL
-    for (int t = 0; t < tokens; t++)
+    EACH(t, tokens, QTILE)
         if (t < used) {
             if (rows == LANES) store(y + t * ldy, acc[t]);
             else store_first(y + t * ldy, acc[t], rows);
@@ -291,9 +296,23 @@ INLINE Token act_token(int type, const Act *x, int64_t t, int64_t blocks) {
                    (type == T_Q8_0 ? x->bias8 : x->bias4) + t * blocks};
 }
 
-INLINE void quant_rows_of(int type, const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n,
-                          float *y, int64_t ldy) {
-    const int64_t blocks = w->cols / 32, bytes = type == T_Q8_0 ? 34 : type == T_Q4_1 ? 20 : 18;
+typedef void QuantTile(const QBlock *panel, const Token *x, int64_t b0, int64_t n, int64_t rows,
+                       int64_t used, float *y, int64_t ldy);
+#define QUANT_TILE(name, type, tokens) \
+    static void name(const QBlock *panel, const Token *x, int64_t b0, int64_t n, int64_t rows, \
+                     int64_t used, float *y, int64_t ldy) { \
+        quant_tile(type, tokens, panel, x, b0, n, rows, used, y, ldy); \
+    }
+QUANT_TILE(quant_q8_0_2, T_Q8_0, 2)
+QUANT_TILE(quant_q8_0_all, T_Q8_0, QTILE)
+QUANT_TILE(quant_q4_0_2, T_Q4_0, 2)
+QUANT_TILE(quant_q4_0_all, T_Q4_0, QTILE)
+QUANT_TILE(quant_q4_1_2, T_Q4_1, 2)
+QUANT_TILE(quant_q4_1_all, T_Q4_1, QTILE)
+
+INLINE void quant_rows_of(int type, QuantTile *few, QuantTile *all, const Mat *w, int64_t r0,
+                          int64_t r1, const Act *x, int64_t n, float *y, int64_t ldy) {
+    const int64_t blocks = w->cols / 32, bytes = block_bytes(type);
     const uint8_t *row[LANES];
     QBlock panel[QBLOCKS];
     for (int64_t r = r0; r < r1; r += LANES) {
@@ -305,6 +324,9 @@ INLINE void quant_rows_of(int type, const Mat *w, int64_t r0, int64_t r1, const 
             vf acc = set1(0);
             for (int64_t b = 0; b < blocks; b++) {
                 QBlock block;
+                // While these rows are computed, the ones behind them are fetched.
+                const uint8_t *ahead = row[0] + LANES * (blocks + b) * bytes;
+                for (int64_t k = 0; k < LANES * bytes; k += 64) __builtin_prefetch(ahead + k, 0, 2);
                 load_block(type, &block, row, b * bytes);
                 quant_step(type, 1, &block, &token, b, &acc);
             }
@@ -320,10 +342,7 @@ INLINE void quant_rows_of(int type, const Mat *w, int64_t r0, int64_t r1, const 
                 Token token[QTILE];
                 for (int i = 0; i < QTILE; i++)
                     token[i] = act_token(type, x, t + least(i, used - 1), blocks);
-                if (used <= 2)
-                    quant_tile(type, 2, panel, token, b, m, rows, used, y + t * ldy + r, ldy);
-                else
-                    quant_tile(type, QTILE, panel, token, b, m, rows, used, y + t * ldy + r, ldy);
+                (used <= 2 ? few : all)(panel, token, b, m, rows, used, y + t * ldy + r, ldy);
             }
         }
         if (blocks == 0)
@@ -333,77 +352,85 @@ INLINE void quant_rows_of(int type, const Mat *w, int64_t r0, int64_t r1, const 
 
 static void quant_rows(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
                        int64_t ldy) {
-    switch (w->type) {
-    case T_Q8_0: quant_rows_of(T_Q8_0, w, r0, r1, x, n, y, ldy); break;
-    case T_Q4_0: quant_rows_of(T_Q4_0, w, r0, r1, x, n, y, ldy); break;
-    default: quant_rows_of(T_Q4_1, w, r0, r1, x, n, y, ldy);
-    }
+    if (w->type == T_Q8_0)
+        quant_rows_of(T_Q8_0, quant_q8_0_2, quant_q8_0_all, w, r0, r1, x, n, y, ldy);
+    else if (w->type == T_Q4_0)
+        quant_rows_of(T_Q4_0, quant_q4_0_2, quant_q4_0_all, w, r0, r1, x, n, y, ldy);
+    else
+        quant_rows_of(T_Q4_1, quant_q4_1_2, quant_q4_1_all, w, r0, r1, x, n, y, ldy);
 }
 
-// ---- columns: the transposed product ---------------------------------------------------------------
+// ---- columns: the transposed product ------------------------------------------------------------
 
 enum { CWIDTH = 256, CDEPTH = 32, CVECS = 4 };   // columns and rows unpacked at a time: 32 kB
 
-// y[t][0 .. vecs * LANES] += sum over rows of x[t][r] w[r], vecs * LANES columns (or `last` < LANES).
+// y[t] += sum over rows of x[t][r] w[r], in vecs * LANES columns, or in `last` < LANES of them.
 INLINE void column_tile(int tokens, int vecs, int64_t last, const float *w, int64_t ldw,
                         int64_t rows, const float *const *x, float *const *y) {
     vf acc[TILE][CVECS];
-    UNROLL
-    for (int t = 0; t < tokens; t++) {
-        UNROLL
-        for (int v = 0; v < vecs; v++)
+    EACH(t, tokens, TILE) {
+        EACH(v, vecs, CVECS)
             acc[t][v] = last ? load_first(y[t], last) : load(y[t] + v * LANES);
     }
     for (int64_t r = 0; r < rows; r++) {
         const uint8_t *row = (const uint8_t *)w + (size_t)(r * ldw) * 4;
         vf xv[TILE];
-        UNROLL
-        for (int t = 0; t < tokens; t++) xv[t] = set1(x[t][r]);
-        UNROLL
-        for (int v = 0; v < vecs; v++) {
+        EACH(t, tokens, TILE) xv[t] = set1(x[t][r]);
+        EACH(v, vecs, CVECS) {
             vf wv = last ? load_first(row, last) : load(row + 4 * v * LANES);
-            UNROLL
-            for (int t = 0; t < tokens; t++) acc[t][v] = mul_add(xv[t], wv, acc[t][v]);
+            EACH(t, tokens, TILE) acc[t][v] = mul_add(xv[t], wv, acc[t][v]);
         }
     }
-    UNROLL
-    for (int t = 0; t < tokens; t++) {
-        UNROLL
-        for (int v = 0; v < vecs; v++) {
+    EACH(t, tokens, TILE) {
+        EACH(v, vecs, CVECS) {
             if (last) store_first(y[t], acc[t][v], last);
             else store(y[t] + v * LANES, acc[t][v]);
         }
     }
 }
 
-static void column_tiles(int64_t tokens, const float *w, int64_t ldw, int64_t rows, int64_t cols,
+typedef void ColumnTile(const float *w, int64_t ldw, int64_t rows, const float *const *x,
+                        float *const *y, int64_t last);
+#define COLUMN_TILE(name, tokens, vecs, rest) \
+    static void name(const float *w, int64_t ldw, int64_t rows, const float *const *x, \
+                     float *const *y, int64_t last) { \
+        (void)last; \
+        column_tile(tokens, vecs, rest, w, ldw, rows, x, y); \
+    }
+COLUMN_TILE(columns_wide_all, TILE, CVECS, 0)
+COLUMN_TILE(columns_wide_1, 1, CVECS, 0)
+COLUMN_TILE(columns_one_all, TILE, 1, 0)
+COLUMN_TILE(columns_one_1, 1, 1, 0)
+COLUMN_TILE(columns_last_all, TILE, 1, last)
+COLUMN_TILE(columns_last_1, 1, 1, last)
+
+static void column_tiles(int64_t tokens, const void *w, int64_t ldw, int64_t rows, int64_t cols,
                          const float *x, int64_t ldx, float *y, int64_t ldy) {
-    for (int64_t c = 0; c < cols;) {
-        const int64_t left = cols - c, last = left < LANES ? left : 0;
-        const bool wide = left >= CVECS * LANES;
-        for (int64_t t = 0; t < tokens;) {
-            const int k = tokens - t >= TILE ? TILE : 1;
+    for (int64_t c = 0, width; c < cols; c += width) {
+        const int64_t left = cols - c;
+        ColumnTile *all = columns_last_all, *one = columns_last_1;
+        width = left;
+        if (left >= CVECS * LANES)
+            all = columns_wide_all, one = columns_wide_1, width = CVECS * LANES;
+        else if (left >= LANES)
+            all = columns_one_all, one = columns_one_1, width = LANES;
+        const void *wc = (const uint8_t *)w + (size_t)c * 4;
+        for (int64_t t = 0, k; t < tokens; t += k) {
             const float *xs[TILE];
             float *ys[TILE];
-            for (int i = 0; i < k; i++) xs[i] = x + (t + i) * ldx, ys[i] = y + (t + i) * ldy + c;
-            const uint8_t *wc = (const uint8_t *)w + (size_t)c * 4;
-            if (wide && k == TILE)
-                column_tile(TILE, CVECS, 0, (const void *)wc, ldw, rows, xs, ys);
-            else if (wide) column_tile(1, CVECS, 0, (const void *)wc, ldw, rows, xs, ys);
-            else if (last && k == TILE)
-                column_tile(TILE, 1, last, (const void *)wc, ldw, rows, xs, ys);
-            else if (last) column_tile(1, 1, last, (const void *)wc, ldw, rows, xs, ys);
-            else if (k == TILE) column_tile(TILE, 1, 0, (const void *)wc, ldw, rows, xs, ys);
-            else column_tile(1, 1, 0, (const void *)wc, ldw, rows, xs, ys);
-            t += k;
+            k = tokens - t >= TILE ? TILE : 1;
+            for (int64_t i = 0; i < k; i++)
+                xs[i] = x + (t + i) * ldx, ys[i] = y + (t + i) * ldy + c;
+            (k == 1 ? one : all)(wc, ldw, rows, xs, ys, width);
         }
-        c += wide ? CVECS * LANES : last ? last : LANES;
     }
 }
 
 // One token: the memory's pace. Eight rows are added at a time, so that y is read and written
 // once for eight rows of weights.
-INLINE void add_8_rows(int type, const uint8_t *const w[8], const float *x, float *y, int64_t n) {
+INLINE void add_8_rows(int type, const uint8_t *const w[8], int64_t ahead, const float *x, float *y,
+                       int64_t n) {
+    const int64_t size = type == T_F32 ? 4 : 2;
     vf xv[8];
     UNROLL
     for (int r = 0; r < 8; r++) xv[r] = set1(x[r]);
@@ -411,7 +438,10 @@ INLINE void add_8_rows(int type, const uint8_t *const w[8], const float *x, floa
     for (; i + LANES <= n; i += LANES) {
         vf acc = load(y + i);
         UNROLL
-        for (int r = 0; r < 8; r++) acc = mul_add(xv[r], load_as(type, w[r], i), acc);
+        for (int r = 0; r < 8; r++) {
+            acc = mul_add(xv[r], load_as(type, w[r], i), acc);
+            if (ahead) __builtin_prefetch(w[r] + i * size + ahead, 0, 2);
+        }
         store(y + i, acc);
     }
     if (i < n) {
@@ -433,15 +463,49 @@ INLINE void add_row(int type, const uint8_t *w, float x, float *y, int64_t n) {
     }
 }
 
-static void add_rows(int type, const uint8_t *const *w, int64_t rows, const float *x, float *y,
-                     int64_t n) {
-    if (rows == 8 && type == T_F16) add_8_rows(T_F16, w, x, y, n);
-    else if (rows == 8 && type == T_BF16) add_8_rows(T_BF16, w, x, y, n);
-    else if (rows == 8) add_8_rows(T_F32, w, x, y, n);
+static void add_rows(int type, const uint8_t *const *w, int64_t rows, int64_t ahead, const float *x,
+                     float *y, int64_t n) {
+    if (rows == 8 && type == T_F16) add_8_rows(T_F16, w, ahead, x, y, n);
+    else if (rows == 8 && type == T_BF16) add_8_rows(T_BF16, w, ahead, x, y, n);
+    else if (rows == 8) add_8_rows(T_F32, w, ahead, x, y, n);
     else for (int64_t r = 0; r < rows; r++) {
         if (type == T_F16) add_row(T_F16, w[r], x[r], y, n);
         else if (type == T_BF16) add_row(T_BF16, w[r], x[r], y, n);
         else add_row(T_F32, w[r], x[r], y, n);
+    }
+}
+
+// Quantised rows for one token: `count` blocks of columns stay in registers over all rows.
+enum { CBLOCKS = LANES >= 16 ? 4 : LANES >= 8 ? 2 : 1 };
+INLINE void quant_columns_of(int type, int count, const uint8_t *src, size_t stride, int64_t rows,
+                             const float *x, float *y) {
+    vf acc[CBLOCKS][BLOCK_VECS];
+    EACH(b, count, CBLOCKS) {
+        EACH(v, BLOCK_VECS, BLOCK_VECS) acc[b][v] = load(y + 32 * b + v * LANES);
+    }
+    for (int64_t r = 0; r < rows; r++, src += stride) {
+        const vf xv = set1(x[r]);
+        EACH(b, count, CBLOCKS) {
+            vf block[BLOCK_VECS];
+            block_floats(type, src + b * block_bytes(type), block);
+            EACH(v, BLOCK_VECS, BLOCK_VECS) acc[b][v] = mul_add(xv, block[v], acc[b][v]);
+        }
+    }
+    EACH(b, count, CBLOCKS) {
+        EACH(v, BLOCK_VECS, BLOCK_VECS) store(y + 32 * b + v * LANES, acc[b][v]);
+    }
+}
+static void quant_columns(int type, int64_t n, const uint8_t *src, size_t stride, int64_t rows,
+                          const float *x, float *y) {
+    for (; n > 0; n -= 32, y += 32, src += block_bytes(type)) {
+        const bool wide = n >= 32 * CBLOCKS;
+        #define OF(type) \
+            if (wide) quant_columns_of(type, CBLOCKS, src, stride, rows, x, y); \
+            else quant_columns_of(type, 1, src, stride, rows, x, y)
+        if (type == T_Q8_0) { OF(T_Q8_0); } else if (type == T_Q4_0) { OF(T_Q4_0); } else { OF(T_Q4_1); }
+        #undef OF
+        const int64_t more = wide ? CBLOCKS - 1 : 0;
+        n -= 32 * more, y += 32 * more, src += more * block_bytes(type);
     }
 }
 
@@ -453,6 +517,10 @@ static void columns(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_
     const bool floats = type->block == 1;
     float panel[CDEPTH * CWIDTH] __attribute__((aligned(64)));
 
+    if (n == 1 && (w->type == T_Q8_0 || w->type == T_Q4_0 || w->type == T_Q4_1)) {
+        quant_columns(w->type, c1 - c0, data + c0 / 32 * type->bytes, stride, w->rows, x, y + c0);
+        return;
+    }
     if (n == 1) {
         const int64_t width = floats ? c1 - c0 : CDEPTH / 8 * CWIDTH;
         for (int64_t r = 0; r < w->rows; r += 8)
@@ -463,9 +531,14 @@ static void columns(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_
                     const uint8_t *row = data + (size_t)(r + i) * stride;
                     ws[i] = floats ? row + (size_t)c * (size_t)type->bytes
                                    : (const uint8_t *)(panel + i * width);
-                    if (!floats) unpack(w->type, row, c, panel + i * width, m);
+                    if (floats) continue;
+                    const uint8_t *ahead = row + 8 * stride + c / type->block * type->bytes;
+                    for (int64_t k = 0; k < m / type->block * type->bytes; k += 64)
+                        __builtin_prefetch(ahead + k, 0, 2);
+                    unpack(w->type, row, c, panel + i * width, m);
                 }
-                add_rows(floats ? w->type : T_F32, ws, rows, x + r, y + c, m);
+                add_rows(floats ? w->type : T_F32, ws, rows, floats ? 8 * (int64_t)stride : 0,
+                         x + r, y + c, m);
             }
         return;
     }
@@ -476,14 +549,14 @@ static void columns(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_
             const bool direct = w->type == T_F32;
             for (int64_t i = 0; i < rows && !direct; i++)
                 unpack(w->type, data + (size_t)(r + i) * stride, c, panel + i * CWIDTH, m);
-            const void *base = direct ? (const void *)(data + (size_t)r * stride + (size_t)c * 4)
-                                      : (const void *)panel;
+            const void *base = panel;
+            if (direct) base = data + (size_t)r * stride + (size_t)c * 4;
             column_tiles(n, base, direct ? w->cols : CWIDTH, rows, m, x + r, ldx, y + c, ldy);
         }
     }
 }
 
-// ---- dgemm ------------------------------------------------------------------------------------------
+// ---- dgemm --------------------------------------------------------------------------------------
 
 enum {
     DLANES = LANES / 2, NR = DVECS * DLANES, MR = DROWS,
@@ -567,7 +640,7 @@ static void dgemm_rows(bool ta, bool tb, int64_t r0, int64_t r1, int64_t n, int6
     }
 }
 
-// ---- vectors ----------------------------------------------------------------------------------------
+// ---- vectors ------------------------------------------------------------------------------------
 
 static float dot_(const float *a, const float *b, int64_t n) {
     vf acc[4] = {0};

@@ -16,6 +16,18 @@ static float *floats(int64_t n) {
     return x;
 }
 
+// Weights of ordinary size (no subnormals), the same `size` bytes over and over.
+static void fill(int type, uint8_t *data, size_t size, size_t total) {
+    for (size_t i = 0; i < size; i++) data[i] = random_u64(&seed) & 0xbf;
+    if (type == T_F32)
+        for (size_t i = 0; i < size; i += 4)
+            memcpy(data + i, &(float){random_f32(&seed) - 0.5f}, 4);
+    if (type == T_BF16)
+        for (size_t i = 0; i < size; i += 2)
+            memcpy(data + i, &(uint16_t){f32_to_bf16(random_f32(&seed) - 0.5f)}, 2);
+    for (size_t i = size; i < total; i += size) memcpy(data + i, data, size);
+}
+
 // Cycles a second: a chain of multiplications, three cycles each on current cores.
 static double clock_rate(void) {
     double best = 0;
@@ -66,14 +78,11 @@ int main(int argc, char **argv) {
 
     uint8_t *data = alloc(BYTES, 1, "weights", NULL);
     if (!data) return 1;
-    for (size_t i = 0; i < BYTES; i += 8) {
-        const uint64_t bits = random_u64(&seed) & 0xbfbfbfbfbfbfbfbf;   // no infinite half floats
-        memcpy(data + i, &bits, 8);
-    }
     float *x = floats(512 * ROWS), *y = floats(512 * ROWS);
     Scratch s;
     if (scratch_init(&s, 512, ROWS, NULL) != 0) return 1;
-    printf("matmul, rows %d, cols %d: GB/s for one token from memory, GFLOP/s for more\n", ROWS, COLS);
+    printf("matmul, rows %d, cols %d: GB/s for one token from memory, GFLOP/s for more\n", ROWS,
+           COLS);
     for (int i = 0; i < (int)(sizeof types / sizeof *types); i++)
         for (int threads = 1; threads <= most; threads++) {
             const int64_t cols = types[i] == T_Q6_K ? 512 : COLS;
@@ -82,18 +91,22 @@ int main(int argc, char **argv) {
             threads_set(threads);
             row_size(types[i], cols, &row);
             const size_t size = row * ROWS, count = BYTES / size;
-            BEST(best, for (size_t k = 0; k < count; k++) {
+            if (threads == 1) fill(types[i], data, size, count * size);
+            // A few matrices a turn, each turn the next ones: as a model's layers pass by.
+            const size_t some = (8 << 20) / size + 1;
+            size_t k = 0;
+            BEST(best, for (size_t j = 0; j < some; j++, k = (k + 1) % count) {
                 const Mat w = {data + k * size, ROWS, cols, types[i]};
                 const Linear out = {&w, y};
                 matmul(&s, x, 1, &out, 1);
             });
             printf("  %-5s %d thr  n=1 %6.1f GB/s", type_info(types[i])->name, threads,
-                   (double)(size * count) / best / 1e9);
-            BEST(best, for (size_t k = 0; k < count; k++) {
+                   (double)(size * some) / best / 1e9);
+            BEST(best, for (size_t j = 0; j < some; j++, k = (k + 1) % count) {
                 const Mat w = {data + k * size, ROWS, cols, types[i]};
                 matmul_t(&s, x, 1, &w, y);
             });
-            printf("  transposed %6.1f GB/s ", (double)(size * count) / best / 1e9);
+            printf("  transposed %6.1f GB/s ", (double)(size * some) / best / 1e9);
             const Mat w = {data, ROWS, cols, types[i]};
             const Linear out = {&w, y};
             for (int b = 0; b < (int)(sizeof batch / sizeof *batch); b++) {
@@ -102,20 +115,23 @@ int main(int argc, char **argv) {
                        2.0 * ROWS * (double)cols * (double)batch[b] / best / 1e9);
             }
             BEST(best, matmul_t(&s, x, 512, &w, y));
-            printf("  transposed n=512 %5.0f GFLOP/s\n", 2.0 * ROWS * (double)cols * 512 / best / 1e9);
+            printf("  transposed n=512 %5.0f GFLOP/s\n",
+                   2.0 * ROWS * (double)cols * 512 / best / 1e9);
         }
 
     printf("dgemm\n");
     for (int64_t n = 500; n <= 2000; n *= 2)
         for (int threads = 1; threads <= most; threads++) {
-            double best, *a = alloc((size_t)(n * n), 8, "a", NULL), *c = alloc((size_t)(n * n), 8, "c", NULL);
+            const size_t items = (size_t)(n * n);
+            double best, *a = alloc(items, 8, "a", NULL), *c = alloc(items, 8, "c", NULL);
             if (!a || !c) return 1;
             for (int64_t i = 0; i < n * n; i++) a[i] = random_f32(&seed);
             threads_set(threads);
             for (int mode = 0; mode < 4; mode++) {
                 BEST(best, dgemm(mode & 1, mode & 2, n, n, n, a, n, a, n, 0, c, n));
-                printf("  n=%lld %d thr %s%s %5.1f GFLOP/s", (long long)n, threads, mode & 1 ? "A'" : "A",
-                       mode & 2 ? "B'" : "B", 2e-9 * (double)(n * n * n) / best);
+                printf("  n=%lld %d thr %s%s %5.1f GFLOP/s", (long long)n, threads,
+                       mode & 1 ? "A'" : "A", mode & 2 ? "B'" : "B",
+                       2e-9 * (double)(n * n * n) / best);
             }
             printf("\n");
             free(a);
@@ -141,8 +157,8 @@ int main(int argc, char **argv) {
                 AttendScratch as;
                 if (attend_scratch(&as, 512, 9, 3, 64, vw, 64, NULL) != 0) return 1;
                 for (int rebuild = 0; rebuild <= latent; rebuild++) {
-                    Attend a = {.cache = &c, .n_heads = 9, .scale = 0.125f, .q = x, .expand = &expand,
-                                .rebuild = rebuild, .out_width = 64, .out = out};
+                    Attend a = {.cache = &c, .n_heads = 9, .scale = 0.125f, .q = x,
+                                .expand = &expand, .rebuild = rebuild, .out_width = 64, .out = out};
                     double one, early, many;
                     a.n = 1, a.pos = n - 1;
                     BEST(one, attend(&a, &as));
@@ -150,8 +166,9 @@ int main(int argc, char **argv) {
                     BEST(early, attend(&a, &as));
                     a.n = 512, a.pos = 0;
                     BEST(many, attend(&a, &as));
-                    printf("  %-5s %-7s%-8s %d thr  at 2047 %7.1f   at 200 %6.1f   512 together %6.2f\n",
-                           type_info(c.type)->name, latent ? "latent" : "", rebuild ? "rebuilt" : "",
+                    printf("  %-5s %-7s%-8s %d thr  at 2047 %7.1f   at 200 %6.1f   512 together "
+                           "%6.2f\n", type_info(c.type)->name, latent ? "latent" : "",
+                           rebuild ? "rebuilt" : "",
                            threads, one * 1e6, early * 1e6, many / 512 * 1e6);
                 }
                 attend_scratch_free(&as);

@@ -82,18 +82,19 @@ static int scratch_for(AttendScratch *m, const Case *s, int64_t n) {
 
 static int near(const Case *s, const Attend *a, const float *want, double allowed) {
     for (int64_t i = 0; i < a->n * s->n_heads * s->out_width; i++)
-        CHECK(fabs((double)a->out[i] - want[i]) <= allowed, "%s %s heads %lld/%lld latent %d rebuild "
-              "%d pos %lld n %lld window %lld item %lld: %.9g, expected %.9g", kernels_isa(),
-              type_info(a->cache->type)->name, (long long)s->n_heads, (long long)s->n_kv, s->latent,
-              a->rebuild, (long long)a->pos, (long long)a->n, (long long)a->window, (long long)i,
-              a->out[i], want[i]);
+        CHECK(fabs((double)a->out[i] - want[i]) <= allowed, "%s %s heads %lld/%lld latent %d "
+              "rebuild %d pos %lld n %lld window %lld item %lld: %.9g, expected %.9g",
+              kernels_isa(), type_info(a->cache->type)->name, (long long)s->n_heads,
+              (long long)s->n_kv, s->latent, a->rebuild, (long long)a->pos, (long long)a->n,
+              (long long)a->window, (long long)i, a->out[i], want[i]);
     return PASS;
 }
 
 // One case: several places and numbers of queries, every variant, both ways of a latent cache.
 static int check(const Case *s, int64_t positions) {
-    const int64_t span[][2] = {{0, 1}, {0, positions}, {1, 5}, {63, 3}, {64, 1}, {65, 70}, {200, 130},
-                               {255, 2}, {256, 1}, {positions - 1, 1}, {positions - 7, 7}};
+    const int64_t span[][2] = {{0, 1}, {0, positions}, {1, 5}, {63, 3}, {64, 1}, {65, 70},
+                               {200, 130}, {255, 2}, {256, 1}, {positions - 1, 1},
+                               {positions - 7, 7}};
     int result = PASS;
     for (int t = 0; t < COUNT(types) && result == PASS; t++) {
         if (types[t] == T_Q8_0 && (s->k_width % 32 || s->v_width % 32)) continue;
@@ -139,10 +140,10 @@ static int grouped(void) {
 }
 
 static int windows(void) {
-    const int64_t window[] = {1, 2, 31, 64, 65, 200, 1000};
+    const int64_t window[] = {1, 31, 64, 65, 200};
     for (int i = 0; i < COUNT(window); i++) {
         const Case s = {6, 2, 32, 32, 32, window[i], false, 0};
-        if (check(&s, 530) != PASS) return FAIL;
+        if (check(&s, 400) != PASS) return FAIL;
     }
     return PASS;
 }
@@ -205,7 +206,8 @@ static int bits(void) {
                         threads_set(threads);
                         AttendScratch m;
                         if (scratch_for(&m, s, POSITIONS) != PASS) return FAIL;
-                        Attend a = question(&w, s, 0, POSITIONS, rebuild, threads == 1 ? first : w.out);
+                        float *out = threads == 1 ? first : w.out;
+                        Attend a = question(&w, s, 0, POSITIONS, rebuild, out);
                         attend(&a, &m);
                         for (int64_t p = 0; p < POSITIONS; p += threads + 17) {
                             Attend one = question(&w, s, p, 1, rebuild, lone);
