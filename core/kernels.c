@@ -228,7 +228,7 @@ void parallel_for(int64_t n, int64_t grain,
 }
 
 // Weights times tokens below this many bytes are not worth a second thread.
-enum { GRAIN = 65536 };
+enum { GRAIN = 24576 };
 static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
 
 // ---- activations --------------------------------------------------------------------------------

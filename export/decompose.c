@@ -53,6 +53,30 @@ static void projection_errors(const AttnShape *s, int set, const double *t, cons
     }
 }
 
+static void scale(float *x, int64_t n, double by) {
+    for (int64_t i = 0; x && i < n; i++) x[i] = (float)(x[i] * by);
+}
+
+// With grouped-query attention a head of K or V serves m query heads. So that it weighs in the sum of
+// squares as it would if it were repeated for each of them, it is scaled by sqrt(m) before, and what
+// stands for it, its cores or its row of U_kind, by 1 / sqrt(m) after: exact, and stored once.
+static void weigh_kv(const AttnShape *s, const GroupPlan *g, float *w[4], GroupParts *out) {
+    int64_t m = s->h / s->n_kv, rows, cols;
+    for (int p = P_K; p <= P_V && m > 1; p++) {
+        if (!(g->set & 1 << p)) continue;
+        if (w) {
+            projection_shape(s, p, &rows, &cols);
+            scale(w[p], rows * cols, sqrt((double)m));
+        } else if (out->part[PART_KIND]) {
+            scale(out->part[PART_KIND] + kind_index(g->set, m, p, 0) * g->rank[KIND], g->rank[KIND],
+                  1 / sqrt((double)m));
+        } else {
+            part_shape(s, g, PART_CORE + p, &rows, &cols);
+            scale(out->part[PART_CORE + p], rows * cols, 1 / sqrt((double)m));
+        }
+    }
+}
+
 int decompose_group(const AttnShape *s, const GroupPlan *g, float *w[4], int sweeps,
                     GroupParts *out, double error[4], Err *e) {
     int64_t n[4] = {s->d, s->hd, group_kinds(g->set, s->h / s->n_kv), s->n_kv};
@@ -63,6 +87,7 @@ int decompose_group(const AttnShape *s, const GroupPlan *g, float *w[4], int swe
     *out = (GroupParts){0};
     double *made = NULL, *t = alloc(size, sizeof *t, "attention tensor", e);
     if (!t) goto done;
+    weigh_kv(s, g, w, NULL);
     tensorise(s, g->set, (const float *const *)w, t);
     for (int p = P_Q; p <= P_O; p++)
         if (g->set & 1 << p) {
@@ -79,6 +104,7 @@ int decompose_group(const AttnShape *s, const GroupPlan *g, float *w[4], int swe
     }
     tucker_pack(&k, s, g->set, out->part[PART_EMBD], out->part[PART_HEAD], out->part[PART_KIND],
                 &out->part[PART_CORE], out->part[PART_MIXED]);
+    weigh_kv(s, g, NULL, out);
     made = alloc(size, sizeof *made, "attention tensor", e);
     if (!made || tucker_reconstruct(&k, made, e)) goto done;
     projection_errors(s, g->set, t, made, error);
