@@ -51,11 +51,6 @@ INLINE void store_d(void *p, vd a) { *(vd_mem *)p = a; }
 INLINE vf to_float(vi a) { return __builtin_convertvector(a, vf); }
 INLINE int32_t load_i32(const void *p) { int32_t v; memcpy(&v, p, 4); return v; }
 INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v; }
-// The 16-bit numbers at `off` of four rows, side by side.
-INLINE uint64_t four_u16(const uint8_t *const *row, int64_t off) {
-    return load_u16(row[0] + off) | load_u16(row[1] + off) << 16 | load_u16(row[2] + off) << 32 |
-           load_u16(row[3] + off) << 48;
-}
 
 // Per instruction set:
 //   set1, set1_i, set1_d   the same number in every lane
@@ -68,7 +63,7 @@ INLINE uint64_t four_u16(const uint8_t *const *row, int64_t off) {
 //   widen, widen_u16       signed bytes, or unsigned 16-bit numbers, to integers
 //   row_groups             16 bytes at `off` of each of LANES rows: vector j gets the j-th four
 //                          bytes, one row a lane
-//   row_halves             the half float at `off` of each of LANES rows
+//   halves                 the half float in the low 16 bits of each lane
 
 #if defined(ISA_AVX512) || defined(ISA_AVX2)
 #include <immintrin.h>
@@ -124,11 +119,7 @@ INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
     out[0] = (vi)_mm512_unpacklo_epi64(a, c), out[1] = (vi)_mm512_unpackhi_epi64(a, c);
     out[2] = (vi)_mm512_unpacklo_epi64(b, d), out[3] = (vi)_mm512_unpackhi_epi64(b, d);
 }
-INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
-    return _mm512_cvtph_ps(_mm256_set_epi64x(
-        (long long)four_u16(row + 12, off), (long long)four_u16(row + 8, off),
-        (long long)four_u16(row + 4, off), (long long)four_u16(row, off)));
-}
+INLINE vf halves(vi a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)a)); }
 
 #elif defined(ISA_AVX2)
 
@@ -171,9 +162,10 @@ INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
     out[0] = (vi)_mm256_unpacklo_epi64(a, c), out[1] = (vi)_mm256_unpackhi_epi64(a, c);
     out[2] = (vi)_mm256_unpacklo_epi64(b, d), out[3] = (vi)_mm256_unpackhi_epi64(b, d);
 }
-INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
-    return _mm256_cvtph_ps(_mm_set_epi64x((long long)four_u16(row + 4, off),
-                                          (long long)four_u16(row, off)));
+INLINE vf halves(vi a) {
+    __m256i low = (__m256i)(a & 0xffff);
+    low = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(low));
 }
 
 #else   // four lanes: NEON and plain C
@@ -226,9 +218,8 @@ INLINE vi dot_s(vi acc, vi w, vi x) {
     return acc + (vi)vpaddq_s32(lo, hi);
 #endif
 }
-INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
-    uint64_t h = four_u16(row, off);
-    return load_f16(&h);
+INLINE vf halves(vi a) {
+    return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32((uint32x4_t)a)));
 }
 
 #else
@@ -260,8 +251,9 @@ INLINE vi dot_s(vi acc, vi w, vi x) {
         acc += ((vi)((vu)w << (24 - b)) >> 24) * ((vi)((vu)x << (24 - b)) >> 24);
     return acc;
 }
-INLINE vf row_halves(const uint8_t *const *row, int64_t off) {
-    return (vf){half(row[0] + off), half(row[1] + off), half(row[2] + off), half(row[3] + off)};
+INLINE vf halves(vi a) {
+    return (vf){f16_to_f32((uint16_t)a[0]), f16_to_f32((uint16_t)a[1]),
+                f16_to_f32((uint16_t)a[2]), f16_to_f32((uint16_t)a[3])};
 }
 
 #endif

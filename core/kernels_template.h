@@ -229,8 +229,10 @@ static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const
 typedef struct { vi q[8]; vf d, m; } QBlock;
 
 INLINE void load_block(int type, QBlock *b, const uint8_t *const *row, int64_t at) {
-    b->d = row_halves(row, at);
-    b->m = type == T_Q4_1 ? row_halves(row, at + 2) : set1(0);
+    vi head[4];                                  // a block begins with d, that of Q4_1 with d, m
+    row_groups(head, row, at);
+    b->d = halves(head[0]);
+    b->m = type == T_Q4_1 ? halves((vi)((vu)head[0] >> 16)) : set1(0);
     if (type == T_Q8_0) {
         row_groups(b->q, row, at + 2);
         row_groups(b->q + 4, row, at + 18);

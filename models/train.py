@@ -352,7 +352,7 @@ def train(args):
     for step in range(first, args.steps):
         if step == last:
             queue = []
-        model.drop = args.dropout if step < args.dropout_steps else 0.0
+        model.drop = args.dropout if step < args.dropout_steps or step >= last else 0.0
         if not queue:
             queue = batches(real if step >= last else real + rng.sample(sampled, min(len(sampled), args.mix * len(real))),
                             args.batch, args.ctx, rng)
