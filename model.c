@@ -46,6 +46,53 @@ static void norm_rows(float *y, const float *x, const float *w, int64_t n, int64
     for (int64_t i = 0; i < n; i++) rmsnorm(y + i * d, x + i * d, w, d, eps);
 }
 
+static void observe(const Session *s, int64_t layer, Seen at, int64_t n) {
+    if (s->observer) s->observer(s->observer_ctx, s, layer, at, n);
+}
+
+// y (n, rows) = W x for each of the matrices: W, or where there are factors A, in one sweep; B after.
+typedef struct { const LaserMat *m; float *y; } Feed;
+static void feed(Session *s, const float *x, int64_t n, const Feed *out, int count) {
+    Linear sweep[2] = {{0}};
+    for (int i = 0; i < count; i++)
+        sweep[i] = out[i].m->a.rows ? (Linear){&out[i].m->a, s->low[i]}
+                                    : (Linear){&out[i].m->w, out[i].y};
+    matmul(&s->work.scratch, x, n, sweep, count);
+    for (int i = 0; i < count; i++)
+        if (out[i].m->a.rows)
+            matmul(&s->work.scratch, s->low[i], n, &(Linear){&out[i].m->w, out[i].y}, 1);
+}
+
+void layer_forward(Session *s, int64_t layer, int64_t n) {
+    const Config *c = &s->model->config;
+    const Layer *w = &s->model->layer[layer];
+    Cache *cache = &s->cache[layer];
+    int64_t pos = s->pos;
+
+    // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
+    norm_rows(s->xn, s->x, w->attn_norm, n, c->d, c->norm_eps);
+    attention_qkv(&w->attn, &s->work, cache->latent, s->xn, n, s->q, s->k, s->v);
+    if (w->q_norm) {
+        norm_rows(s->q, s->q, w->q_norm, n * c->h, c->hd, c->norm_eps);
+        norm_rows(s->k, s->k, w->k_norm, n * c->n_kv, c->hd, c->norm_eps);
+    }
+    rotate(s, s->q, n, c->h, pos);
+    rotate(s, s->k, n, c->n_kv, pos);
+    cache_store(cache, pos, n, s->k, s->v);
+    attention_mix(&w->attn, &s->work, cache, s->q, n, pos, c->window, s->o);
+    observe(s, layer, SEEN_ATTENTION, n);
+    attention_out(&w->attn, &s->work, s->o, n, s->y);
+    add(s->x, s->y, n * c->d);                                             // x += y
+
+    // feed-forward: y = W_down (silu(W_gate xn) * W_up xn)
+    norm_rows(s->xn, s->x, w->ffn_norm, n, c->d, c->norm_eps);
+    feed(s, s->xn, n, (Feed[]){{&w->gate, s->gate}, {&w->up, s->up}}, 2);
+    observe(s, layer, SEEN_FFN, n);
+    swiglu(s->gate, s->up, n * c->f);
+    feed(s, s->gate, n, &(Feed){&w->down, s->y}, 1);
+    add(s->x, s->y, n * c->d);                                             // x += y
+}
+
 int forward(Session *s, const int *ids, int64_t n, Err *e) {
     const Model *m = s->model;
     const Config *c = &m->config;
@@ -61,31 +108,8 @@ int forward(Session *s, const int *ids, int64_t n, Err *e) {
     for (int64_t i = 0; i < n; i++)                                        // x = E[ids]       (n, d)
         mat_row(&m->embedding, ids[i], s->x + i * c->d);
 
-    for (int64_t l = 0; l < c->n_layers; l++) {
-        const Layer *w = &m->layer[l];
-        Cache *cache = &s->cache[l];
-
-        // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
-        norm_rows(s->xn, s->x, w->attn_norm, n, c->d, c->norm_eps);
-        attention_qkv(&w->attn, &s->work, cache->latent, s->xn, n, s->q, s->k, s->v);
-        if (w->q_norm) {
-            norm_rows(s->q, s->q, w->q_norm, n * c->h, c->hd, c->norm_eps);
-            norm_rows(s->k, s->k, w->k_norm, n * c->n_kv, c->hd, c->norm_eps);
-        }
-        rotate(s, s->q, n, c->h, pos);
-        rotate(s, s->k, n, c->n_kv, pos);
-        cache_store(cache, pos, n, s->k, s->v);
-        attention_mix(&w->attn, &s->work, cache, s->q, n, pos, c->window, s->o);
-        attention_out(&w->attn, &s->work, s->o, n, s->y);
-        add(s->x, s->y, n * c->d);                                         // x += y
-
-        // feed-forward: y = W_down (silu(W_gate xn) * W_up xn)
-        norm_rows(s->xn, s->x, w->ffn_norm, n, c->d, c->norm_eps);
-        matmul(&s->work.scratch, s->xn, n, (Linear[]){{&w->gate, s->gate}, {&w->up, s->up}}, 2);
-        swiglu(s->gate, s->up, n * c->f);
-        matmul(&s->work.scratch, s->gate, n, &(Linear){&w->down, s->y}, 1);
-        add(s->x, s->y, n * c->d);                                         // x += y
-    }
+    for (int64_t l = 0; l < c->n_layers; l++) layer_forward(s, l, n);
+    observe(s, c->n_layers, SEEN_END, n);
     s->n = n;
     s->pos += n;
     return 0;
@@ -135,7 +159,7 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
 
     s->cache = alloc((size_t)c->n_layers, sizeof *s->cache, "caches", e);
     if (!s->cache) goto failed;
-    int64_t v_row = 1, max_cols = larger(c->f, c->d);
+    int64_t v_row = 1, low = 0, max_cols = larger(c->f, c->d);
     for (int64_t l = 0; l < c->n_layers; l++) {
         const Attention *a = &m->layer[l].attn;
         Cache *k = &s->cache[l];
@@ -159,6 +183,8 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
             goto failed;
         s->cache_bytes += k_bytes + v_bytes;
         v_row = larger(v_row, k->latent ? k->v_width : c->n_kv * k->v_width);
+        low = larger(low, larger(m->layer[l].gate.a.rows, m->layer[l].up.a.rows));
+        low = larger(low, m->layer[l].down.a.rows);
     }
     int64_t n = want.batch;
     s->max_logits = n < 16 ? n : 16;
@@ -170,6 +196,8 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         !(s->k = floats(n, c->n_kv * c->hd, "keys", e)) || !(s->v = floats(n, v_row, "values", e)) ||
         !(s->gate = floats(n, c->f, "activations", e)) ||
         !(s->up = floats(n, c->f, "activations", e)) ||
+        !(s->low[0] = floats(n, low, "activations", e)) ||
+        !(s->low[1] = floats(n, low, "activations", e)) ||
         !(s->out = floats(s->max_logits, c->vocab, "logits", e)) ||
         attention_work(&s->work, &m->layer->attn, sizeof(Layer), c->n_layers, n, max_cols, e))
         goto failed;
@@ -185,7 +213,8 @@ void session_free(Session *s) {
         free(s->cache[l].k);
         free(s->cache[l].v);
     }
-    float *all[] = {s->angles, s->x, s->xn, s->y, s->q, s->o, s->k, s->v, s->gate, s->up, s->out};
+    float *all[] = {s->angles, s->x, s->xn, s->y, s->q, s->o, s->k, s->v, s->gate, s->up, s->low[0],
+                    s->low[1], s->out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(s->cache);
     attention_work_free(&s->work);
@@ -344,6 +373,35 @@ static int read_groups(Attention *a, Str scheme, const Gguf *g, int64_t l, Err *
     return 0;
 }
 
+// The pivots of a group, where it has them, and the inputs that are none.
+static int bind_pivot(Group *t, const char *letters, const AttnShape *s, const Gguf *g, int64_t l,
+                      int64_t *bound, Err *e) {
+    char part[64];
+    snprintf(part, sizeof part, "attn_tucker_%s_pivot", letters);
+    const char *name = layer_name(l, part);
+    if (!gguf_has(g, name)) return 0;
+    ++*bound;
+    if ((t->set & HAS_O && t->set != HAS_O) || t->r_embd == s->d || t->r_head < s->hd ||
+        t->r_kind < t->kinds)
+        return fail(e, "%s: tensor %s: a group of ranks %lld, %lld, %lld that cannot be pivoted: it needs "
+                    "r_embd < %lld, full ranks %lld, %lld beside it, and no O among others", g->name, name,
+                    (long long)t->r_embd, (long long)t->r_head, (long long)t->r_kind, (long long)s->d,
+                    (long long)s->hd, (long long)t->kinds);
+    if (gguf_ints(g, name, t->r_embd, &t->pivot, e)) return -1;
+    int32_t *rest = alloc((size_t)(s->d - t->r_embd), sizeof *rest, "inputs beside the pivots", e);
+    if (!rest) return -1;
+    t->rest = rest;
+    for (int64_t k = 0, next = 0; k <= t->r_embd; k++, next++) {
+        int64_t pivot = k < t->r_embd ? t->pivot[k] : s->d, last = s->d - t->r_embd + k;
+        if (pivot < next || pivot > last)            // r_embd - k of them have to find room below d
+            return fail(e, "%s: tensor %s: [%lld] is %lld, expected %lld to %lld: ascending, below %lld",
+                        g->name, name, (long long)k, (long long)pivot, (long long)next, (long long)last,
+                        (long long)s->d);
+        while (next < pivot) *rest++ = (int32_t)next++;
+    }
+    return 0;
+}
+
 static int bind_group(Attention *a, int i, const int64_t rank[3], const Gguf *g, int64_t l,
                       int64_t *bound, Err *e) {
     const AttnShape *s = &a->shape;
@@ -359,9 +417,12 @@ static int bind_group(Attention *a, int i, const int64_t rank[3], const Gguf *g,
                     g->name, (long long)l, name, (long long)t->r_embd, (long long)t->r_head,
                     (long long)t->r_kind, (long long)s->d, (long long)s->hd, (long long)t->kinds);
 
+    if (bind_pivot(t, name, s, g, l, bound, e)) return -1;
+    int64_t wide_side = t->pivot ? s->d - t->r_embd : s->d;
     bool out = t->set == HAS_O;
     snprintf(part, sizeof part, "attn_tucker_%s_embd.weight", name);
-    if (layer_mat(g, l, part, out ? s->d : t->r_embd, out ? t->r_embd : s->d, &t->embd, bound, e))
+    if (layer_mat(g, l, part, out ? wide_side : t->r_embd, out ? t->r_embd : wide_side, &t->embd,
+                  bound, e))
         return -1;
     snprintf(part, sizeof part, "attn_tucker_%s_head.weight", name);
     if (t->r_head < s->hd && layer_f32(g, l, part, s->hd, t->r_head, &t->head, bound, e)) return -1;
@@ -421,6 +482,25 @@ static int bind_attention(Attention *a, const Config *c, const Gguf *g, int64_t 
     return 0;
 }
 
+// A matrix of the feed-forward, "ffn_gate": W, or, in a .tbin, two factors in its place.
+static int layer_laser(const Gguf *g, const Config *c, int64_t l, const char *part, int64_t rows,
+                       int64_t cols, LaserMat *m, int64_t *bound, Err *e) {
+    char whole[32], in[32], out[32];
+    snprintf(whole, sizeof whole, "%s.weight", part);
+    snprintf(in, sizeof in, "%s_laser_in.weight", part);
+    snprintf(out, sizeof out, "%s_laser_out.weight", part);
+    if (!gguf_has(g, layer_name(l, in)) && !gguf_has(g, layer_name(l, out)))
+        return layer_mat(g, l, whole, rows, cols, &m->w, bound, e);
+    if (!c->tucker || gguf_has(g, layer_name(l, whole)))
+        return fail(e, "%s: layer %lld has factors of %s %s", g->name, (long long)l, part,
+                    c->tucker ? "beside the matrix itself" : "but no tucker.version");
+    if (layer_mat(g, l, in, -1, cols, &m->a, bound, e)) return -1;
+    if (m->a.rows > rows || m->a.rows > cols)
+        return fail(e, "%s: tensor %s: rank %lld of a matrix (%lld, %lld)", g->name, layer_name(l, in),
+                    (long long)m->a.rows, (long long)rows, (long long)cols);
+    return layer_mat(g, l, out, rows, m->a.rows, &m->w, bound, e);
+}
+
 int model_bind(Model *m, const Gguf *g, Err *e) {
     memset(m, 0, sizeof *m);
     Config *c = &m->config;
@@ -458,9 +538,9 @@ int model_bind(Model *m, const Gguf *g, Err *e) {
             (qk_norm && (layer_vec(g, l, "attn_q_norm.weight", c->hd, true, &w->q_norm, &bound, e) ||
                          layer_vec(g, l, "attn_k_norm.weight", c->hd, true, &w->k_norm, &bound, e))) ||
             layer_vec(g, l, "ffn_norm.weight", c->d, true, &w->ffn_norm, &bound, e) ||
-            layer_mat(g, l, "ffn_gate.weight", c->f, c->d, &w->gate, &bound, e) ||
-            layer_mat(g, l, "ffn_up.weight", c->f, c->d, &w->up, &bound, e) ||
-            layer_mat(g, l, "ffn_down.weight", c->d, c->f, &w->down, &bound, e))
+            layer_laser(g, c, l, "ffn_gate", c->f, c->d, &w->gate, &bound, e) ||
+            layer_laser(g, c, l, "ffn_up", c->f, c->d, &w->up, &bound, e) ||
+            layer_laser(g, c, l, "ffn_down", c->d, c->f, &w->down, &bound, e))
             goto failed;
     }
     if ((uint64_t)bound != g->n_tensors) {
@@ -477,6 +557,8 @@ failed:
 
 void model_free(Model *m) {
     for (int64_t l = 0; m->owned && l < m->config.n_layers; l++) free(m->owned[l]);
+    for (int64_t l = 0; m->layer && l < m->config.n_layers; l++)
+        for (int i = 0; i < 4; i++) free((void *)m->layer[l].attn.groups[i].rest);
     free(m->owned);
     free(m->layer);
     memset(m, 0, sizeof *m);
@@ -486,7 +568,9 @@ void model_free(Model *m) {
 // What it weighs
 // ==================================================================================================
 
-static double params_of(const Mat *w) { return (double)w->rows * (double)w->cols; }
+static double params_of(const Mat *w) {
+    return w->type == T_I32 ? 0 : (double)w->rows * (double)w->cols;
+}
 static double bytes_of(const Mat *w) { return w->rows ? (double)mat_bytes(w) : 0; }
 
 static Parts parts(const Model *m, double (*of)(const Mat *)) {
@@ -501,8 +585,10 @@ static Parts parts(const Model *m, double (*of)(const Mat *)) {
         for (int i = 0; i < w->attn.n_groups; i++) {
             const Group *g = &w->attn.groups[i];
             p.attention += of(&g->embd) + of(&g->head) + of(&g->kind) + of(&g->core);
+            if (g->pivot) p.attention += of(&(Mat){g->pivot, 1, g->r_embd, T_I32});
         }
-        p.ffn += of(&w->gate) + of(&w->up) + of(&w->down);
+        p.ffn += of(&w->gate.w) + of(&w->up.w) + of(&w->down.w);
+        p.ffn += of(&w->gate.a) + of(&w->up.a) + of(&w->down.a);
         p.other += 2 * norm + (w->q_norm ? 2 * of(&(Mat){NULL, 1, c->hd, T_F32}) : 0);
         int64_t rows[] = {c->h * c->hd, c->n_kv * c->hd, c->n_kv * c->hd, c->d};
         for (int i = P_Q; i <= P_O; i++)

@@ -24,14 +24,20 @@ typedef struct {
     bool tucker;               // a .tbin
 } Config;
 
+// A matrix W (rows, cols) of the feed-forward, or two factors in its place, W = B A (as LASER's).
+typedef struct {
+    Mat w;                     // W, or B (rows, r)
+    Mat a;                     // A (r, cols); rows = 0: w is W itself
+} LaserMat;
+
 typedef struct {
     const float *attn_norm;    // (d)
     Attention attn;            // W_Q (h*hd, d)  W_K, W_V (n_kv*hd, d)  W_O (d, h*hd), or their factors
     const float *q_norm;       // (hd), or NULL: RMSNorm of every head's q and k (qwen3)
     const float *k_norm;       // (hd)
     const float *ffn_norm;     // (d)
-    Mat gate, up;              // (f, d)
-    Mat down;                  // (d, f)
+    LaserMat gate, up;         // (f, d)
+    LaserMat down;             // (d, f)
 } Layer;
 
 typedef struct {
@@ -58,9 +64,18 @@ typedef struct {
     CacheForm form;            // of V in layers whose V is factored; auto: attention_latent_pays
 } SessionConfig;
 
+// Where an observer may look: at what stands in the session's buffers during forward. For programs
+// that study a model; a run has none.
+//   SEEN_ATTENTION  of layer l: x its input, xn normed, q and k with positions, v, o before W_O
+//   SEEN_FFN        of layer l: x after attention, xn normed, gate and up before the product
+//   SEEN_END        x behind the last layer (l = n_layers)
+typedef enum { SEEN_ATTENTION, SEEN_FFN, SEEN_END } Seen;
+typedef struct Session Session;
+typedef void Observer(void *ctx, const Session *s, int64_t layer, Seen at, int64_t n);
+
 // One timeline: a cache of positions and room for the tokens in flight. Owned by the session; a
 // model may have many.
-typedef struct {
+struct Session {
     const Model *model;
     SessionConfig config;
     int64_t pos;               // positions filled
@@ -71,11 +86,14 @@ typedef struct {
     float *q, *o;              // (batch, h * max(hd, …)) queries, heads' outputs
     float *k, *v;              // (batch, n_kv*hd), (batch, widest V row)
     float *gate, *up;          // (batch, f)
+    float *low[2];             // (batch, widest r) A x of a feed-forward's factors
     float *out;                // (max_logits, V)
     int64_t max_logits;
     AttentionWork work;
     size_t cache_bytes;
-} Session;
+    Observer *observer;        // NULL: none
+    void *observer_ctx;
+};
 
 int session_init(Session *s, const Model *m, SessionConfig c, Err *e);
 void session_free(Session *s);
@@ -86,12 +104,16 @@ int forward(Session *s, const int *ids, int64_t n, Err *e);
 int prefill(Session *s, const int *ids, int64_t n, Err *e);
 // Logits (count, V) of tokens first … first + count - 1 of the last forward; count <= max_logits.
 float *logits(Session *s, int64_t first, int64_t count);
+// One layer of the n tokens behind s->pos: adds its attention and its feed-forward to s->x and
+// fills its cache; s->pos stays. Behind it gate holds what W_down saw, y what W_down added to x.
+// forward is the embedding, this for every layer, and n more positions.
+void layer_forward(Session *s, int64_t layer, int64_t n);
 // Forgets positions from pos on: the timeline goes back.
 void session_rewind(Session *s, int64_t pos);
 
 typedef struct { double attention, ffn, embedding, output, other; } Parts;
 Parts model_bytes(const Model *m);         // of the weights one token reads (of the embedding: all)
-Parts model_params(const Model *m);        // stored numbers; a tied output counts once, as embedding
+Parts model_params(const Model *m);        // stored weights; a tied output counts once, as embedding
 double model_step_bytes(const Model *m);   // read by one decode step, without the cache
 
 #endif

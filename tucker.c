@@ -296,6 +296,10 @@ int64_t group_params(const AttnShape *s, int set, int64_t r_embd, int64_t r_head
          + (r_kind < kinds ? kinds * r_kind : 0) + r_embd * r_head * r_kind * s->n_kv;
 }
 
+int64_t pivoted_params(const AttnShape *s, int set, int64_t r_embd) {
+    return r_embd * (s->d - r_embd) + r_embd * s->hd * group_kinds(set, s->h / s->n_kv) * s->n_kv;
+}
+
 int64_t dense_params(const AttnShape *s, int set) {
     return s->d * s->hd * group_kinds(set, s->h / s->n_kv) * s->n_kv;
 }
@@ -311,6 +315,7 @@ int64_t dense_params(const AttnShape *s, int set) {
 // (M as it is stored: rows r_head, columns r_embd; of O the other way round.) No W is ever formed.
 // With r_kind < kinds the cores of the kinds are mixtures M^kind = sum_r U_kind[kind, r] G_r, and
 // it is cheaper to mix what comes out of G than to form them: t_r = G_r z, then sum_r U_kind t_r.
+// A pivoted U_embd is an identity for r_embd of its d rows, and X^T (of O: X) for the others.
 // ==================================================================================================
 
 static const Group *group_of(const Attention *a, int p) {
@@ -363,6 +368,28 @@ static void unmix_kinds(const Group *g, const AttnShape *s, const float *o, int6
         }
 }
 
+// z (n, r_embd) = x_p + X x_r, of x (n, d).
+static void pivoted_in(const Group *g, AttentionWork *w, const float *x, int64_t n, int64_t d,
+                       float *z) {
+    int64_t r = g->r_embd;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < d - r; j++) w->rest[i * (d - r) + j] = x[i * d + g->rest[j]];
+    matmul(&w->scratch, w->rest, n, &(Linear){&g->embd, z}, 1);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < r; j++) z[i * r + j] += x[i * d + g->pivot[j]];
+}
+
+// y (n, d): y_p = t, y_r = X t, of t (n, r_embd).
+static void pivoted_out(const Group *g, AttentionWork *w, const float *t, int64_t n, int64_t d,
+                        float *y) {
+    int64_t r = g->r_embd;
+    matmul(&w->scratch, t, n, &(Linear){&g->embd, w->rest}, 1);
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < r; j++) y[i * d + g->pivot[j]] = t[i * r + j];
+        for (int64_t j = 0; j < d - r; j++) y[i * d + g->rest[j]] = w->rest[i * (d - r) + j];
+    }
+}
+
 int attention_expand(Attention *a, float **owned, Err *e) {
     const AttnShape *s = &a->shape;
     const Group *g = group_of(a, P_V);
@@ -396,6 +423,7 @@ void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const floa
     float *y[3] = {q, k, v};
 
     // z = U_embd^T x for each group, and y = W x for what is dense: one sweep.   (n, r_embd)
+    // A pivoted group has another x, without the pivots, and a product of its own.
     Linear sweep[4];
     int count = 0;
     const float *z[4];
@@ -403,7 +431,8 @@ void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const floa
         if (a->groups[i].set & (HAS_Q | HAS_K | HAS_V)) {
             float *to = latent && (a->groups[i].set & HAS_V) ? v : w->z[i];
             z[i] = to;
-            sweep[count++] = (Linear){&a->groups[i].embd, to};
+            if (a->groups[i].pivot) pivoted_in(&a->groups[i], w, x, n, s->d, to);
+            else sweep[count++] = (Linear){&a->groups[i].embd, to};
         }
     for (int p = P_Q; p <= P_V; p++)
         if (a->group_of[p] < 0) sweep[count++] = (Linear){&a->w[p], y[p]};
@@ -485,7 +514,8 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
         } else {
             matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], sum}, 1);    // sum_i M_i^O o_i
         }
-        if (g->set == HAS_O) matmul(&w->scratch, sum, n, &(Linear){&g->embd, y}, 1);
+        if (g->pivot) pivoted_out(g, w, sum, n, s->d, y);
+        else if (g->set == HAS_O) matmul(&w->scratch, sum, n, &(Linear){&g->embd, y}, 1);
         else matmul_t(&w->scratch, sum, n, &g->embd, y);                 // U_embd, stored transposed
     }
     add_bias(a->bias[P_O], y, n, s->d);
@@ -536,7 +566,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
                    int64_t max_cols, Err *e) {
     memset(w, 0, sizeof *w);
     w->n = n;
-    int64_t r_embd = 1, core = 1, cols = max_cols, rows = n;
+    int64_t r_embd = 1, core = 1, rest = 0, cols = max_cols, rows = n;
     AttnShape s = a->shape;
     for (int64_t l = 0; l < count; l++, a = (const Attention *)((const char *)a + stride)) {
         for (int i = 0; i < a->n_groups; i++) {
@@ -544,13 +574,15 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
             r_embd = larger(r_embd, g->r_embd);
             core = larger(core, g->r_head * larger(2 * s.n_kv + s.h, g->r_kind * s.n_kv));
             if (g->head.rows) rows = n * s.h;
+            if (g->pivot) rest = larger(rest, s.d - g->r_embd);
         }
     }
-    cols = larger(larger(cols, core), larger(s.h * s.hd, r_embd));
+    cols = larger(larger(cols, core), larger(s.h * s.hd, larger(r_embd, rest)));
     for (int i = 0; i < 4; i++)
         if (!(w->z[i] = alloc((size_t)(n * r_embd), sizeof(float), "latents", e))) goto failed;
     if (!(w->t = alloc((size_t)(n * core), sizeof(float), "cores' outputs", e)) ||
         !(w->u = alloc((size_t)(n * core), sizeof(float), "mixed cores' outputs", e)) ||
+        !(w->rest = alloc((size_t)(n * rest), sizeof(float), "inputs beside the pivots", e)) ||
         scratch_init(&w->scratch, rows, cols, e) ||
         attend_scratch(&w->attend, n, s.h, s.n_kv, s.hd, larger(r_embd, s.hd), s.hd, e))
         goto failed;
@@ -564,6 +596,7 @@ void attention_work_free(AttentionWork *w) {
     for (int i = 0; i < 4; i++) free(w->z[i]);
     free(w->t);
     free(w->u);
+    free(w->rest);
     scratch_free(&w->scratch);
     attend_scratch_free(&w->attend);
     memset(w, 0, sizeof *w);
@@ -596,9 +629,11 @@ Cost attention_cost(const Attention *a) {
             c.madds += heads * (double)(g->head.rows * g->head.cols);
             if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);
         }
-    for (int i = 0; i < a->n_groups; i++)
-        c.bytes += 4.0 * (double)(a->groups[i].head.rows * a->groups[i].head.cols +
-                                  a->groups[i].kind.rows * a->groups[i].kind.cols);
+    for (int i = 0; i < a->n_groups; i++) {
+        const Group *g = &a->groups[i];
+        c.bytes += 4.0 * (double)(g->head.rows * g->head.cols + g->kind.rows * g->kind.cols +
+                                  (g->pivot ? g->r_embd : 0));
+    }
     return c;
 }
 

@@ -66,17 +66,28 @@ void untensorise(const AttnShape *s, int set, const double *t, float *const w[4]
 void tucker_pack(const Tucker *t, const AttnShape *s, int set, float *embd, float *head,
                  float *kind, float *const core[4], float *mixed);
 
-// Parameters of a group stored so, and of the dense matrices it replaces.
+// Parameters of a group stored so, of a pivoted group (its indices not counted, see Group), and of
+// the dense matrices that they replace.
 int64_t group_params(const AttnShape *s, int set, int64_t r_embd, int64_t r_head, int64_t r_kind);
+int64_t pivoted_params(const AttnShape *s, int set, int64_t r_embd);
 int64_t dense_params(const AttnShape *s, int set);
 
 // ---- Part 2: attention run on the factors --------------------------------------------------------
 
 // What the projections of one group share. Mats are borrowed, in any stored type.
+//
+// An U_embd that need not be orthonormal may be stored pivoted: r_embd of the d inputs, the pivots,
+// pass as they are, and only what the rest add to them is multiplied. With x_p (r_embd) the pivots of
+// x and x_r (d - r_embd) the rest, both in ascending order,
+//     q, k, v:  z = U_embd^T x = x_p + X x_r       "o" alone:  y = U_embd t is y_p = t, y_r = X t
+// A pivoted group has neither U_head nor U_kind, and not O beside others.
 typedef struct {
     int set;                       // HAS_… bits
     int64_t r_embd, r_head, r_kind, kinds;
     Mat embd;                      // U_embd^T (r_embd, d); of the group "o" alone: U_embd (d, r_embd)
+                                   // pivoted: X (r_embd, d - r_embd); of "o": (d - r_embd, r_embd)
+    const int32_t *pivot, *rest;   // (r_embd) and (d - r_embd), each ascending, together 0 … d-1;
+                                   // NULL: not pivoted. The one borrowed, the other owned by the model
     Mat head;                      // U_head (hd, r_head); rows = 0: r_head = hd, in the cores
     Mat kind;                      // U_kind (kinds, r_kind), F32; rows = 0: r_kind = kinds, likewise
     Mat core;                      // G (r_kind * n_kv * r_head, r_embd), where there is a U_kind
@@ -102,6 +113,7 @@ int attention_expand(Attention *a, float **owned, Err *e);
 typedef struct {
     int64_t n;
     float *z[4], *t, *u;           // (n, r_embd) a group; two of (n, widest core)
+    float *rest;                   // (n, widest d - r_embd): x_r or y_r of a pivoted group
     Scratch scratch;
     AttendScratch attend;
 } AttentionWork;

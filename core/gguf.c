@@ -24,7 +24,7 @@ static const char *const kv_types[] = {"u8", "i8", "u16", "i16", "u32", "i32", "
 static const char *const other_types[] = {
     [4] = "q4_2 (removed from ggml)", [5] = "q4_3 (removed from ggml)", [9] = "q8_1",
     [15] = "q8_k", "iq2_xxs", "iq2_xs", "iq3_xxs", "iq1_s", "iq4_nl", "iq3_s", "iq2_s", "iq4_xs",
-    "i8", "i16", "i32", "i64", "f64", "iq1_m", [34] = "tq1_0", "tq2_0", [39] = "mxfp4", "nvfp4",
+    "i8", "i16", [27] = "i64", "f64", "iq1_m", [34] = "tq1_0", "tq2_0", [39] = "mxfp4", "nvfp4",
     "q1_0",
 };
 
@@ -448,7 +448,8 @@ int gguf_get_str(const Gguf *g, const char *key, Str *out, Err *e) {
     return 0;
 }
 
-int gguf_mat(const Gguf *g, const char *name, int64_t rows, int64_t cols, Mat *w, Err *e) {
+// A tensor of numbers of any type as (rows, cols).
+static int get_table(const Gguf *g, const char *name, int64_t rows, int64_t cols, Mat *w, Err *e) {
     const GgufTensor *t = gguf_tensor(g, name);
     if (!t) return fail(e, "%s: tensor %s is missing", g->name, name);
     if (t->ne[2] != 1 || t->ne[3] != 1 || (rows >= 0 && t->ne[1] != rows) ||
@@ -465,11 +466,31 @@ int gguf_mat(const Gguf *g, const char *name, int64_t rows, int64_t cols, Mat *w
     return 0;
 }
 
+int gguf_mat(const Gguf *g, const char *name, int64_t rows, int64_t cols, Mat *w, Err *e) {
+    Mat table = {0};
+    if (get_table(g, name, rows, cols, &table, e)) return -1;
+    if (table.type == T_I32)
+        return fail(e, "%s: tensor %s is i32, which is no type of a weight", g->name, name);
+    *w = table;
+    return 0;
+}
+
 int gguf_vec(const Gguf *g, const char *name, int64_t n, const float **v, Err *e) {
     Mat w = {0};
-    if (gguf_mat(g, name, 1, n, &w, e)) return -1;
+    if (get_table(g, name, 1, n, &w, e)) return -1;
     if (w.type != T_F32)
         return fail(e, "%s: tensor %s is %s, expected f32", g->name, name, type_info(w.type)->name);
+    *v = w.data;
+    return 0;
+}
+
+int gguf_ints(const Gguf *g, const char *name, int64_t n, const int32_t **v, Err *e) {
+    Mat w = {0};
+    if (get_table(g, name, 1, n, &w, e)) return -1;
+    if (w.type != T_I32)
+        return fail(e, "%s: tensor %s is %s, expected i32", g->name, name, type_info(w.type)->name);
+    if ((uintptr_t)w.data % sizeof(int32_t))
+        return fail(e, "%s: tensor %s is not aligned", g->name, name);
     *v = w.data;
     return 0;
 }
@@ -713,6 +734,15 @@ int gguf_build(GgufBuilder *b, const char *name, Gguf *g, Err *e) {
     ((Index *)g->owned)->head = head.p;
     for (uint64_t i = 0; i < g->n_tensors; i++) g->tensor[i].data = b->tensor[i].data;
     return 0;
+}
+
+uint64_t gguf_size(GgufBuilder *b, Err *e) {
+    Gguf g;
+    if (gguf_build(b, "output", &g, e)) return 0;
+    uint64_t bytes = ((const Index *)g.owned)->data_at;
+    for (uint64_t i = 0; i < g.n_tensors; i++) bytes += align_up(g.tensor[i].size, g.alignment);
+    gguf_free(&g);
+    return bytes;
 }
 
 // ---- writing ------------------------------------------------------------------------------------

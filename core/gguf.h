@@ -59,11 +59,13 @@ double gguf_item_float(const GgufKv *kv, uint64_t i);
 bool str_is(Str s, const char *text);
 
 // Getting a tensor is validating it: fetches `name` as W (rows, cols) and fails, with both shapes
-// in the message, when absent or when its shape is not (rows, cols). rows or cols < 0: any.
+// in the message, when absent, when its shape is not (rows, cols), or when its type is not one of a
+// weight. rows or cols < 0: any.
 int gguf_mat(const Gguf *g, const char *name, int64_t rows, int64_t cols, Mat *w, Err *e);
 bool gguf_has(const Gguf *g, const char *name);
-// The same for a vector of n F32 numbers, borrowed from the mapping.
+// The same for a vector of n F32 numbers, and of n aligned I32, borrowed from the mapping.
 int gguf_vec(const Gguf *g, const char *name, int64_t n, const float **v, Err *e);
+int gguf_ints(const Gguf *g, const char *name, int64_t n, const int32_t **v, Err *e);
 
 // ---- building: an index in memory, to be written to a file or used as if it had been read -------
 
@@ -87,6 +89,7 @@ void gguf_add(GgufBuilder *b, const char *name, int type, int n_dims, const int6
 // Index over what was built, borrowing from b: as gguf_parse would give for the written file. Any
 // tensor with data == NULL has data == NULL here too.
 int gguf_build(GgufBuilder *b, const char *name, Gguf *g, Err *e);
+uint64_t gguf_size(GgufBuilder *b, Err *e);                // bytes of the written file; 0: failed
 
 // Writes header, metadata and tensor index to o. Then every tensor's bytes follow in the order
 // added, by gguf_put (any number of calls a tensor); padding is written by the calls. gguf_end

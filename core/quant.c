@@ -97,7 +97,13 @@ static inline void store16(void *p, uint16_t h) { memcpy(p, &h, sizeof h); }
 static inline void store_f16(uint8_t *p, float f) { store16(p, f32_to_f16(f)); }
 
 // ---- reading ------------------------------------------------------------------------------------
-// One block each: w (32 or 256) from b.
+// One block each: w (1, 32 or 256) from b.
+
+static void read_i32(const void *block, float *w) {
+    int32_t i;
+    memcpy(&i, block, sizeof i);
+    *w = (float)i;
+}
 
 static void read_q8_0(const void *block, float *w) {
     const Q8_0 *b = block;
@@ -294,6 +300,7 @@ static const struct {
     [T_Q4_K] = {{"q4_k", 256, sizeof(Q4_K), false}, read_q4_k, NULL},
     [T_Q5_K] = {{"q5_k", 256, sizeof(Q5_K), false}, read_q5_k, NULL},
     [T_Q6_K] = {{"q6_k", 256, sizeof(Q6_K), false}, read_q6_k, NULL},
+    [T_I32]  = {{"i32",  1,   4,            false}, read_i32,  NULL},
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 

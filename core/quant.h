@@ -1,5 +1,6 @@
 // quant: number types of stored weights, one row at a time. The values are ggml's type numbers and
 // the block layouts are ggml's, as GGUF files hold them. Knows no files and no threads.
+// T_I32 is for tables of indices: it has a size and can be read, but is no type of a weight.
 #ifndef QUANT_H
 #define QUANT_H
 
@@ -7,7 +8,7 @@
 
 typedef enum {
     T_F32 = 0, T_F16 = 1, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8,
-    T_Q2_K = 10, T_Q3_K = 11, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_BF16 = 30,
+    T_Q2_K = 10, T_Q3_K = 11, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_I32 = 26, T_BF16 = 30,
 } Type;
 
 typedef struct {

@@ -15,7 +15,7 @@ typedef struct {
     uint64_t seed;
 } Rig;
 
-typedef struct { GgufBuilder *b; Gguf g; Model m; void *owned[512]; int n; } RigModel;
+typedef struct { GgufBuilder *b; Gguf g; Model m; void *owned[1024]; int n; } RigModel;
 
 static float rig_normal(uint64_t *s) {
     float sum = -6;
@@ -53,8 +53,82 @@ static void rig_free(RigModel *r) {
     memset(r, 0, sizeof *r);
 }
 
-// Ranks of a factored rig: r_embd, r_head, r_kind of every group; 0: full.
-typedef struct { const char *scheme; int64_t r_embd, r_head, r_kind; bool rebuilt; } RigTucker;
+// Ranks of a factored rig: r_embd, r_head, r_kind of every group; 0: full. A group is pivoted where
+// it may be and has a projection of `pivoted`. laser: ranks of the factors (random ones) of gate, up,
+// down; 0: dense.
+typedef struct {
+    const char *scheme;
+    int64_t r_embd, r_head, r_kind;
+    bool rebuilt;
+    int pivoted;
+    int64_t laser[3];
+} RigTucker;
+
+// A (r, n) = P [I X]: pivot (r), ascending, are columns of A, P (r, r) stands in them, x (r, n - r)
+// belongs to the others. Gauss-Jordan, each step on the largest number left.
+static void rig_pivot(const float *a, int64_t r, int64_t n, int32_t *pivot, float *x, float *p) {
+    double *m = alloc((size_t)r, (size_t)n * sizeof *m, "a matrix", NULL);
+    int64_t *row_of = alloc((size_t)n, sizeof *row_of, "rows", NULL);    // 1 + the pivot's row
+    for (int64_t i = 0; i < r * n; i++) m[i] = a[i];
+    for (int64_t k = 0; k < r; k++) {
+        int64_t at = k * n;
+        for (int64_t i = k * n; i < r * n; i++) if (fabs(m[i]) > fabs(m[at])) at = i;
+        int64_t row = at / n, col = at % n;
+        row_of[col] = k + 1;
+        for (int64_t j = 0; j < n; j++) {
+            double t = m[row * n + j];
+            m[row * n + j] = m[k * n + j];
+            m[k * n + j] = t;
+        }
+        double by = m[k * n + col];
+        for (int64_t j = 0; j < n; j++) m[k * n + j] /= by;
+        for (int64_t i = 0; i < r; i++) {
+            double f = m[i * n + col];
+            for (int64_t j = 0; j < n && i != k; j++) m[i * n + j] -= f * m[k * n + j];
+        }
+    }
+    for (int64_t j = 0, k = 0; j < n; j++) if (row_of[j]) pivot[k++] = (int32_t)j;
+    for (int64_t k = 0; k < r; k++)
+        for (int64_t j = 0, at = 0; j < n; j++)
+            if (!row_of[j]) x[k * (n - r) + at++] = (float)m[(row_of[pivot[k]] - 1) * n + j];
+    for (int64_t i = 0; i < r; i++)
+        for (int64_t k = 0; k < r; k++) p[i * r + k] = a[i * n + pivot[k]];
+    free(m);
+    free(row_of);
+}
+
+static void rig_product(float *out, const float *a, const float *b, int64_t n, int64_t k, int64_t m) {
+    for (int64_t i = 0; i < n; i++)                               // out (n, m) = a (n, k) b (k, m)
+        for (int64_t j = 0; j < m; j++) {
+            double sum = 0;
+            for (int64_t l = 0; l < k; l++) sum += (double)a[i * k + l] * b[l * m + j];
+            out[i * m + j] = (float)sum;
+        }
+}
+
+static float *rig_transposed(RigModel *r, const float *a, int64_t rows, int64_t cols) {
+    float *t = rig_floats(r, rows * cols);
+    for (int64_t i = 0; i < rows * cols; i++) t[i % cols * rows + i / cols] = a[i];
+    return t;
+}
+
+// A group's factor, embd (rank, d) or of O (d, rank), and its cores in pivoted form: the pivots are
+// added to the file, embd becomes X, and the cores take P.
+static float *rig_pivoted(RigModel *r, const char *name, int64_t d, int64_t rank, bool out, float *embd,
+                          float *core[4], const int64_t wide[4]) {
+    int32_t *pivot = r->owned[r->n++] = calloc((size_t)rank, sizeof *pivot);
+    float *x = rig_floats(r, rank * (d - rank)), *p = rig_floats(r, rank * rank);
+    rig_pivot(out ? rig_transposed(r, embd, d, rank) : embd, rank, d, pivot, x, p);
+    for (int i = 0; i < 4; i++) {
+        if (!core[i]) continue;
+        float *m = rig_floats(r, rank * wide[i]);
+        if (out) rig_product(m, rig_transposed(r, p, rank, rank), core[i], rank, rank, wide[i]);
+        else rig_product(m, core[i], p, wide[i], rank, rank);
+        core[i] = m;
+    }
+    gguf_add(r->b, name, T_I32, 1, (int64_t[4]){rank, 1, 1, 1}, pivot);
+    return out ? rig_transposed(r, x, rank, d - rank) : x;
+}
 
 static int rig_sets(const char *scheme, int set[4]) {
     int n = 0;
@@ -98,9 +172,14 @@ static int rig_attention(RigModel *r, const Rig *c, int64_t l, float *w[4], cons
                 if (set[i] & 1 << p && !mixed) core[p] = rig_floats(r, heads[p] * rank[1] * rank[0]);
             if (mixed) g = rig_floats(r, rank[2] * c->n_kv * rank[1] * rank[0]);
             tucker_pack(&k, &s, set[i], embd, head, kind, core, g);
-            bool out = set[i] == HAS_O;
+            bool out = set[i] == HAS_O, pivoted = t->pivoted & set[i] && rank[0] < c->d && !mixed &&
+                                                  rank[1] == c->hd && (out || !(set[i] & HAS_O));
+            int64_t wide[4], side = c->d - (pivoted ? rank[0] : 0);
+            for (int p = 0; p < 4; p++) wide[p] = heads[p] * rank[1];
+            snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_pivot", (int)l, letters);
+            if (pivoted) embd = rig_pivoted(r, name, c->d, rank[0], out, embd, core, wide);
             snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_embd.weight", (int)l, letters);
-            rig_add(r, name, c->type, out ? c->d : rank[0], out ? rank[0] : c->d, embd);
+            rig_add(r, name, c->type, out ? side : rank[0], out ? rank[0] : side, embd);
             snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_head.weight", (int)l, letters);
             if (rank[1] < c->hd) rig_add(r, name, T_F32, c->hd, rank[1], head);
             snprintf(name, sizeof name, "blk.%d.attn_tucker_%s_kind.weight", (int)l, letters);
@@ -109,9 +188,9 @@ static int rig_attention(RigModel *r, const Rig *c, int64_t l, float *w[4], cons
             if (mixed) rig_add(r, name, c->type, rank[2] * c->n_kv * rank[1], rank[0], g);
             for (int p = 0; p < 4; p++) {
                 if (!core[p]) continue;
-                int64_t wide = heads[p] * rank[1];
                 snprintf(name, sizeof name, "blk.%d.attn_tucker_%c_core.weight", (int)l, "qkvo"[p]);
-                rig_add(r, name, c->type, p == P_O ? rank[0] : wide, p == P_O ? wide : rank[0], core[p]);
+                rig_add(r, name, c->type, p == P_O ? rank[0] : wide[p], p == P_O ? wide[p] : rank[0],
+                        core[p]);
             }
             done |= set[i];
             for (int p = 0; p < 4; p++)
@@ -128,6 +207,17 @@ static int rig_attention(RigModel *r, const Rig *c, int64_t l, float *w[4], cons
         rig_add(r, name, c->type, p == P_O ? c->d : wide, p == P_O ? wide : c->d, w[p]);
     }
     return 0;
+}
+
+// Random factors (rows, rank), (rank, cols) in the place of "blk.N.ffn_gate.weight".
+static void rig_laser(RigModel *r, const char *whole, const Rig *c, int64_t rows, int64_t cols,
+                      int64_t rank, uint64_t seed) {
+    char name[96];
+    int n = (int)(strrchr(whole, '.') - whole);
+    snprintf(name, sizeof name, "%.*s_laser_in.weight", n, whole);
+    rig_add(r, name, c->type, rank, cols, rig_random(r, &seed, rank, cols, 1.5f / sqrtf((float)cols)));
+    snprintf(name, sizeof name, "%.*s_laser_out.weight", n, whole);
+    rig_add(r, name, c->type, rows, rank, rig_random(r, &seed, rows, rank, 1.5f / sqrtf((float)rank)));
 }
 
 // Builds and binds; the same seed gives the same weights whatever t is.
@@ -186,7 +276,9 @@ static int rig_build(RigModel *r, const Rig *c, const RigTucker *t, Err *e) {
             float *v = rig_random(r, &s, rest[i].rows, rest[i].cols, rest[i].rows ? g : 1);
             char name[96];
             snprintf(name, sizeof name, "blk.%d.%s", (int)l, rest[i].name);
-            if (rest[i].put) rig_add(r, name, c->type, rest[i].rows, rest[i].cols, v);
+            int64_t low = t && !t->rebuilt && i >= 2 && i < 5 ? t->laser[i - 2] : 0;
+            if (low) rig_laser(r, name, c, rest[i].rows, rest[i].cols, low, (uint64_t)(8 * l + i));
+            else if (rest[i].put) rig_add(r, name, c->type, rest[i].rows, rest[i].cols, v);
         }
     }
     if (t && !t->rebuilt) {

@@ -360,7 +360,7 @@ static void five_dims(GgufBuilder *b) { gguf_add(b, "w", T_F32, 5, ok_ne, NULL);
 static void zero_dim(GgufBuilder *b) { gguf_add(b, "w", T_F32, 2, zero_ne, NULL); }
 static void huge(GgufBuilder *b) { gguf_add(b, "w", T_F32, 2, huge_ne, NULL); }
 static void odd_block(GgufBuilder *b) { gguf_add(b, "w", T_Q4_K, 1, ok_ne, NULL); }
-static void bad_type(GgufBuilder *b) { gguf_add(b, "w", 26, 1, ok_ne, NULL); }
+static void bad_type(GgufBuilder *b) { gguf_add(b, "w", 27, 1, ok_ne, NULL); }
 static void no_key(GgufBuilder *b) { gguf_set_bool(b, "", true); }
 static void too_big(GgufBuilder *b) { gguf_set_int(b, "k", GGUF_U8, 256); }
 static void negative(GgufBuilder *b) { gguf_set_int(b, "k", GGUF_U64, -1); }
@@ -384,7 +384,7 @@ static int builder_refuses(void) {
         {"a tensor twice", twice, "same is there twice"}, {"long name", long_name, "65 bytes"},
         {"no dimensions", no_dims, "1 to 4"}, {"five dimensions", five_dims, "1 to 4"},
         {"zero", zero_dim, "impossible shape"}, {"huge", huge, "impossible shape"},
-        {"block", odd_block, "blocks of 256"}, {"type", bad_type, "i32"},
+        {"block", odd_block, "blocks of 256"}, {"type", bad_type, "i64"},
         {"empty key", no_key, "empty"}, {"too big", too_big, "range"},
         {"negative", negative, "range"}, {"no integer", no_int, "integer"},
         {"items", bad_items, "numbers"}, {"align 12", align_12, "alignment"},

@@ -59,8 +59,10 @@ static int full_rank_is_dense(void) {
 // Truncated ranks, r_head < hd and r_kind < kinds: running on the factors equals running the
 // matrices that they multiply back to.
 static int factors_equal_their_product(void) {
-    static const RigTucker ranks[] = {{NULL, 20, 0, 0, 0}, {NULL, 20, 7, 0, 0}, {NULL, 30, 0, 1, 0},
-                                      {NULL, 0, 6, 2, 0}, {NULL, 11, 5, 3, 0}, {NULL, 1, 1, 1, 0}};
+    static const RigTucker ranks[] = {{.r_embd = 20}, {.r_embd = 20, .r_head = 7},
+                                      {.r_embd = 30, .r_kind = 1}, {.r_head = 6, .r_kind = 2},
+                                      {.r_embd = 11, .r_head = 5, .r_kind = 3},
+                                      {.r_embd = 1, .r_head = 1, .r_kind = 1}};
     static const CacheForm forms[] = {CACHE_DENSE, CACHE_LATENT};
     for (int i = 0; i < COUNT(rigs); i++)
         for (int k = 0; k < COUNT(schemes); k++)
@@ -87,6 +89,170 @@ static int factors_equal_their_product(void) {
                 free(want);
                 rig_free(&tucker);
                 rig_free(&rebuilt);
+            }
+    return PASS;
+}
+
+static const int weight_types[] = {T_F32, T_F16, T_BF16, T_Q8_0, T_Q4_0, T_Q4_1};
+static const char *const pivotable[] = {"q+k+v+o", "q+k+o", "qk+v+o", "qkv+o", "qk+o", "v", "o", "kv+o"};
+
+static float *stored(RigModel *r, const Mat *w) {
+    float *out = rig_floats(r, w->rows * w->cols);
+    for (int64_t i = 0; i < w->rows; i++) mat_row(w, i, out + i * w->cols);
+    return out;
+}
+
+// The model with its products written out by definition: dense f32 matrices of what is stored. Of
+// groups without U_head and U_kind. It borrows all from r.
+static Model spelled_out(RigModel *r) {
+    Model m = r->m;
+    Layer *layers = r->owned[r->n++] = calloc((size_t)m.config.n_layers, sizeof *layers);
+    memcpy(layers, m.layer, (size_t)m.config.n_layers * sizeof *layers);
+    m.layer = layers;
+    for (int64_t l = 0; l < m.config.n_layers; l++) {
+        Layer *w = &layers[l];
+        Attention *a = &w->attn;
+        int64_t d = a->shape.d;
+        for (int p = 0; p < 4; p++) {
+            if (a->group_of[p] < 0) continue;
+            const Group *g = &a->groups[a->group_of[p]];
+            float *x = stored(r, &g->embd), *embd = rig_floats(r, g->r_embd * d), *core = stored(r, &a->w[p]);
+            if (g->head.rows || g->kind.rows) { printf("a group with more factors\n"); exit(2); }
+            if (g->set == HAS_O) x = rig_transposed(r, x, g->embd.rows, g->embd.cols);
+            for (int64_t e = 0, k = 0, rest = 0; e < d; e++) {   // U_embd^T (r_embd, d), by columns
+                bool pivot = g->pivot && k < g->r_embd && g->pivot[k] == e;
+                int64_t side = g->pivot ? d - g->r_embd : d;
+                for (int64_t i = 0; i < g->r_embd; i++)
+                    embd[i * d + e] = pivot ? i == k : x[i * side + rest];
+                if (pivot) k++; else rest++;
+            }
+            int64_t wide = p == P_O ? a->w[p].cols : a->w[p].rows;
+            float *whole = rig_floats(r, wide * d);
+            if (p == P_O) rig_product(whole, rig_transposed(r, embd, g->r_embd, d), core, d, g->r_embd, wide);
+            else rig_product(whole, core, embd, wide, g->r_embd, d);
+            a->w[p] = (Mat){whole, p == P_O ? d : wide, p == P_O ? wide : d, T_F32};
+            a->group_of[p] = -1;
+        }
+        a->n_groups = 0;
+        LaserMat *ffn[] = {&w->gate, &w->up, &w->down};
+        for (int i = 0; i < 3; i++) {
+            if (!ffn[i]->a.rows) continue;
+            Mat *b = &ffn[i]->w, *in = &ffn[i]->a;
+            float *whole = rig_floats(r, b->rows * in->cols);
+            rig_product(whole, stored(r, b), stored(r, in), b->rows, b->cols, in->cols);
+            *b = (Mat){whole, b->rows, in->cols, T_F32};
+            *in = (Mat){0};
+        }
+    }
+    return m;
+}
+
+// r.m in both forms of the cache, a token at a time and in batches, against given logits.
+static int check_logits(const RigModel *r, const float *want, double limit, const char *what, int i, int j) {
+    Err e = {""};
+    int64_t vocab = r->m.config.vocab;
+    for (int form = CACHE_DENSE; form <= CACHE_LATENT; form++)
+        for (int batch = 1; batch <= 16; batch += 15) {
+            float *got = rig_logits(&r->m, (SessionConfig){64, batch, T_F32, (CacheForm)form},
+                                    some_ids(vocab), N, &e);
+            CHECK(got && want, "%s", e.msg);
+            double diff = rig_difference(got, want, N * vocab);
+            CHECK(diff < limit, "%s %d %d, cache form %d, batch %d: %g", what, i, j, form, batch, diff);
+            free(got);
+        }
+    return PASS;
+}
+
+// Pivoted groups, all of them or mixed with others, against the unpivoted groups of the same ranks
+// and against the matrices they stand for.
+static int pivoted_equals_unpivoted(void) {
+    static const int ranks[] = {35, 20, 7, 1}, sets[] = {15, HAS_Q | HAS_O, HAS_V};
+    for (int i = 0; i < COUNT(rigs); i++)
+        for (int k = 0; k < COUNT(pivotable); k++)
+            for (int j = 0; j < 6; j++) {
+                RigTucker t = {.scheme = pivotable[k], .r_embd = ranks[j % COUNT(ranks)]}, p = t;
+                RigModel plain_rig, pivoted;
+                Err e = {""};
+                int count = 0, expected = 0, set[4], n = rig_sets(p.scheme, set);
+                p.pivoted = sets[j % COUNT(sets)];
+                CHECK(rig_build(&plain_rig, &rigs[i], &t, &e) == 0, "%s", e.msg);
+                CHECK(rig_build(&pivoted, &rigs[i], &p, &e) == 0, "rig %d %s: %s", i, p.scheme, e.msg);
+                for (int g = 0; g < n; g++) {
+                    expected += (set[g] & p.pivoted) != 0;
+                    count += pivoted.m.layer[0].attn.groups[g].pivot != NULL;
+                }
+                CHECK(count == expected, "%s: %d pivoted groups", p.scheme, count);
+                Model whole = spelled_out(&pivoted);
+                const int *ids = some_ids(rigs[i].vocab);
+                float *want = rig_logits(&plain_rig.m, plain, ids, N, &e);
+                float *product = rig_logits(&whole, plain, ids, N, &e);
+                if (check_logits(&pivoted, product, 1e-4, pivotable[k], i, j) == FAIL ||
+                    check_logits(&pivoted, want, 1e-4, pivotable[k], i, j) == FAIL)
+                    return FAIL;
+                free(want);
+                free(product);
+                rig_free(&plain_rig);
+                rig_free(&pivoted);
+            }
+    return PASS;
+}
+
+// Where the embedding is wide, a pivoted factor of full rank is the dense matrix.
+static int pivoted_full_rank_is_dense(void) {
+    static const int64_t d[] = {75, 131};
+    for (int i = 0; i < COUNT(rigs) * COUNT(d); i++)
+        for (int k = 0; k < COUNT(pivotable); k++) {
+            RigModel dense, pivoted;
+            Rig c = rigs[i % COUNT(rigs)];
+            Err e = {""};
+            c.d = d[i / COUNT(rigs)];
+            if (c.h * c.hd >= c.d || (strstr(pivotable[k], "qk") && (c.h + 2 * c.n_kv) * c.hd >= c.d)) continue;
+            if (strstr(pivotable[k], "kv") && 2 * c.n_kv * c.hd >= c.d) continue;
+            CHECK(rig_build(&dense, &c, NULL, &e) == 0, "%s", e.msg);
+            CHECK(rig_build(&pivoted, &c, &(RigTucker){.scheme = pivotable[k], .pivoted = 15}, &e) == 0,
+                  "%s", e.msg);
+            CHECK(pivoted.m.layer[0].attn.groups[0].pivot, "%s is not pivoted", pivotable[k]);
+            float *want = rig_logits(&dense.m, plain, some_ids(c.vocab), N, &e);
+            if (check_logits(&pivoted, want, 1e-4, pivotable[k], i, k) == FAIL) return FAIL;
+            free(want);
+            rig_free(&dense);
+            rig_free(&pivoted);
+        }
+    return PASS;
+}
+
+// Factors of the feed-forward, some or all, alone and beside pivoted groups, in every type. Blocks
+// of 32 want sizes of their own, and round activations to 16 bits: a dense model's logits are off by
+// up to 1.5e-4 for that alone.
+static int factors_of_every_type(void) {
+    static const int64_t low[][3] = {{0, 0, 0}, {7, 0, 0}, {0, 1, 0}, {0, 0, 48}, {33, 21, 5}, {32, 64, 96}};
+    for (int type = 0; type < COUNT(weight_types); type++)
+        for (int k = 0; k < COUNT(low); k++)
+            for (int scheme = k % 2; scheme < COUNT(pivotable); scheme += 2) {
+                bool blocks = type_info(weight_types[type])->block > 1;
+                int i = (k + scheme + type) % 4;
+                Rig c = rigs[i];
+                RigTucker t = {.scheme = k == 1 ? "" : pivotable[scheme], .r_embd = blocks ? 32 : 23,
+                               .pivoted = 15, .laser = {low[k][0], low[k][1], low[k][2]}};
+                c.type = weight_types[type];
+                c.layers = 1;
+                c.d = 96;
+                c.f = 160;
+                if (blocks) c.hd = 32;
+                RigModel r;
+                Err e = {""};
+                CHECK(rig_build(&r, &c, &t, &e) == 0, "%s", e.msg);
+                const Layer *w = &r.m.layer[0];
+                CHECK(w->gate.a.rows == low[k][0] && w->up.a.rows == low[k][1] &&
+                      w->down.a.rows == low[k][2], "ranks");
+                for (int g = 0; g < w->attn.n_groups; g++)
+                    CHECK(w->attn.groups[g].pivot && w->attn.groups[g].embd.type == c.type, "X has type %d",
+                          w->attn.groups[g].embd.type);
+                Model whole = spelled_out(&r);
+                float *want = rig_logits(&whole, plain, some_ids(c.vocab), N, &e);
+                if (check_logits(&r, want, blocks ? 5e-4 : 1e-4, "rig and type", i, type) == FAIL) return FAIL;
+                free(want);
+                rig_free(&r);
             }
     return PASS;
 }
@@ -132,13 +298,14 @@ static int same_bits_for_any_threads(void) {
     int before = threads_get();
     for (int i = 0; i < 2; i++)
         for (int type = 0; type < 3; type++)
-            for (int k = -1; k < 2; k++) {
+            for (int k = -1; k < 3; k++) {
                 static const int types[] = {T_F32, T_F16, T_Q8_0};
                 Rig c = rigs[i];
                 c.d = 64, c.hd = 32, c.f = 96, c.type = types[type];
                 RigModel r;
                 Err e = {""};
                 RigTucker t = {.scheme = k < 0 ? "" : schemes[k], .r_embd = 32};
+                if (k == 2) t.pivoted = 15, t.laser[0] = t.laser[1] = t.laser[2] = 32;
                 CHECK(rig_build(&r, &c, k < 0 ? NULL : &t, &e) == 0, "%s", e.msg);
                 const int *ids = some_ids(c.vocab);
                 float *first = NULL;
@@ -256,6 +423,128 @@ static int costs_count(void) {
     CHECK(p.attention == 2 * params, "%g", p.attention);
     CHECK(p.ffn == 2 * 3 * 48 * 80 && p.embedding == 97 * 48 && p.output == 97 * 48, "parts");
     rig_free(&r);
+
+    RigTucker t = {.scheme = "q+k+o", .r_embd = 20, .pivoted = HAS_Q | HAS_O, .laser = {9, 0, 4}};
+    CHECK(rig_build(&r, &rigs[0], &t, &e) == 0, "%s", e.msg);
+    a = &r.m.layer[0].attn;
+    double numbers = (double)(pivoted_params(&a->shape, HAS_Q, 20) + pivoted_params(&a->shape, HAS_O, 20) +
+                              group_params(&a->shape, HAS_K, 20, 12, 1) + dense_params(&a->shape, HAS_V));
+    CHECK(numbers == 2 * (20 * 28 + 20 * 48) + (20 * 48 + 20 * 48) + 48 * 48, "%g", numbers);
+    c = attention_cost(a);
+    CHECK(c.bytes == 4 * numbers + 4 * 40 && c.madds == numbers, "%g bytes, %g madds", c.bytes, c.madds);
+    p = model_params(&r.m);
+    CHECK(p.attention == 2 * numbers, "%g", p.attention);
+    CHECK(p.ffn == 2 * (9 * (48 + 80) + 48 * 80 + 4 * (48 + 80)), "%g", p.ffn);
+    Parts bytes = model_bytes(&r.m);
+    CHECK(bytes.attention == 2 * c.bytes && bytes.ffn == 4 * p.ffn, "%g, %g", bytes.attention, bytes.ffn);
+    CHECK(model_step_bytes(&r.m) == bytes.attention + bytes.ffn + bytes.other + bytes.output, "a step");
+    rig_free(&r);
+    return PASS;
+}
+
+// r again, from the same file but for tensor `without` (NULL: all) and with what has been added.
+static int bind_again(RigModel *r, const char *without, Err *e) {
+    GgufBuilder *b = gguf_builder(e);
+    Gguf g = {0};
+    model_free(&r->m);
+    gguf_free(&r->g);
+    if (!b || gguf_build(r->b, "rig", &g, e)) { gguf_builder_free(b); return -2; }
+    for (uint64_t i = 0; i < g.n_kv; i++) gguf_set_copy(b, &g.kv[i]);
+    for (uint64_t i = 0; i < g.n_tensors; i++) {
+        const GgufTensor *t = &g.tensor[i];
+        char name[96];
+        snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.s);
+        if (!without || strcmp(name, without)) gguf_add(b, name, t->type, t->n_dims, t->ne, t->data);
+    }
+    gguf_free(&g);
+    gguf_builder_free(r->b);
+    r->b = b;
+    e->msg[0] = 0;
+    return gguf_build(b, "rig", &r->g, e) ? -2 : model_bind(&r->m, &r->g, e);
+}
+
+// Pivots and factors of the feed-forward that are not as they must be.
+static int bad_factors_are_refused(void) {
+    const RigTucker good = {.scheme = "q+k+v+o", .r_embd = 6, .pivoted = HAS_Q | HAS_O};
+    static const struct { int32_t pivot[6]; bool ok; } pivots[] = {
+        {{0, 1, 2, 3, 4, 5}, true}, {{42, 43, 44, 45, 46, 47}, true}, {{0, 10, 20, 30, 40, 47}, true},
+        {{0, 1, 2, 3, 5, 4}, false}, {{0, 1, 1, 3, 4, 5}, false}, {{-1, 1, 2, 3, 4, 5}, false},
+        {{0, 1, 2, 3, 4, 48}, false}, {{47, 1, 2, 3, 4, 5}, false}, {{43, 44, 45, 46, 47, 48}, false},
+        {{0, 1, 2, 3, 4, INT32_MAX}, false}, {{INT32_MIN, 1, 2, 3, 4, 5}, false},
+        {{47, 47, 47, 47, 47, 47}, false}, {{5, 4, 3, 2, 1, 0}, false},
+    };
+    Err e = {""};
+    RigModel r;
+    const char *const names[] = {"blk.1.attn_tucker_q_pivot", "blk.0.attn_tucker_o_pivot"};
+    for (int i = 0; i < 2 * COUNT(pivots); i++) {
+        CHECK(rig_build(&r, &rigs[0], &good, &e) == 0, "%s", e.msg);
+        memcpy((void *)gguf_tensor(&r.g, names[i % 2])->data, pivots[i / 2].pivot, sizeof pivots[0].pivot);
+        int status = bind_again(&r, NULL, &e);
+        CHECK(status == (pivots[i / 2].ok ? 0 : -1), "pivots %d: %d, %s", i / 2, status, e.msg);
+        CHECK(pivots[i / 2].ok || (strstr(e.msg, names[i % 2]) && strstr(e.msg, "expected")), "%s", e.msg);
+        rig_free(&r);
+    }
+    static const float zeros[64 * 80];
+    static const int32_t first[48] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+    #define BLK "blk.0."
+    #define Q_PIVOT BLK "attn_tucker_q_pivot"
+    #define Q_EMBD BLK "attn_tucker_q_embd.weight"
+    #define UP_IN BLK "ffn_up_laser_in.weight"
+    #define DOWN_IN BLK "ffn_down_laser_in.weight"
+    static const struct {
+        const char *scheme;
+        int64_t r_embd, r_head, r_kind;
+        const char *without, *add;                           // the tensor added: (rows, cols) of type
+        int type;
+        int64_t rows, cols;
+        const char *says;
+    } bad[] = {
+        // a pivot of another length, type, shape; X as if it were not pivoted, and the other way round
+        {"q+o", 6, 0, 0, Q_PIVOT, Q_PIVOT, T_I32, 0, 5, "expected (1, 6)"},
+        {"q+o", 6, 0, 0, Q_PIVOT, Q_PIVOT, T_I32, 0, 7, "expected (1, 6)"},
+        {"q+o", 6, 0, 0, Q_PIVOT, Q_PIVOT, T_F32, 0, 6, "expected i32"},
+        {"q+o", 6, 0, 0, Q_PIVOT, Q_PIVOT, T_I32, 2, 3, "expected (1, 6)"},
+        {"q+o", 6, 0, 0, BLK "attn_tucker_o_pivot", NULL, 0, 0, 0, "is (42, 6), expected (48, 6)"},
+        {"q+o", 6, 0, 0, Q_PIVOT, NULL, 0, 0, 0, "is (6, 42), expected (6, 48)"},
+        {"q+o", 6, 0, 0, Q_EMBD, NULL, 0, 0, 0, "q_embd.weight is missing"},
+        {"k+o", 6, 0, 0, "", BLK "attn_tucker_k_pivot", T_I32, 0, 6, "is (6, 48), expected (6, 42)"},
+        {"q+o", 6, 0, 0, Q_EMBD, Q_EMBD, T_I32, 6, 42, "i32, which is no type of a weight"},
+        // groups that cannot be pivoted; a projection that is in none
+        {"qkvo", 6, 0, 0, "", BLK "attn_tucker_qkvo_pivot", T_I32, 0, 6, "cannot be pivoted"},
+        {"q+vo", 6, 0, 0, "", BLK "attn_tucker_vo_pivot", T_I32, 0, 6, "cannot be pivoted"},
+        {"k", 6, 5, 0, "", BLK "attn_tucker_k_pivot", T_I32, 0, 6, "cannot be pivoted"},
+        {"kv", 6, 0, 1, "", BLK "attn_tucker_kv_pivot", T_I32, 0, 6, "cannot be pivoted"},
+        {"k", 48, 0, 0, "", BLK "attn_tucker_k_pivot", T_I32, 0, 48, "cannot be pivoted"},
+        {"q+o", 6, 0, 0, "", BLK "attn_tucker_v_pivot", T_I32, 0, 6, "no place"},
+        // the feed-forward: dense beside factors, one factor, ranks and shapes
+        {"q+o", 6, 0, 0, "", BLK "ffn_up.weight", T_F32, 80, 48, "beside the matrix itself"},
+        {"q+o", 6, 0, 0, UP_IN, BLK "ffn_up.weight", T_F32, 80, 48, "beside the matrix itself"},
+        {"q+o", 6, 0, 0, BLK "ffn_gate_laser_in.weight", NULL, 0, 0, 0, "gate_laser_in.weight is missing"},
+        {"q+o", 6, 0, 0, BLK "ffn_down_laser_out.weight", NULL, 0, 0, 0, "down_laser_out.weight is missing"},
+        {"q+o", 6, 0, 0, DOWN_IN, DOWN_IN, T_F32, 49, 80, "rank 49"},
+        {"q+o", 6, 0, 0, DOWN_IN, DOWN_IN, T_F32, 4, 80, "expected (48, 4)"},
+        {"q+o", 6, 0, 0, UP_IN, UP_IN, T_F32, 5, 47, "(5, 47), expected (any, 48)"},
+        {"q+o", 6, 0, 0, UP_IN, UP_IN, T_I32, 5, 48, "i32, which is no type of a weight"},
+    };
+    for (int i = 0; i < COUNT(bad); i++) {
+        RigTucker t = {.scheme = bad[i].scheme, .r_embd = bad[i].r_embd, .r_head = bad[i].r_head,
+                       .r_kind = bad[i].r_kind, .pivoted = HAS_Q | HAS_O, .laser = {5, 5, 5}};
+        CHECK(rig_build(&r, &rigs[0], &t, &e) == 0, "%s", e.msg);
+        int status = bind_again(&r, bad[i].without, &e);
+        CHECK(status == (*bad[i].without ? -1 : 0), "%d: %s", i, e.msg);
+        if (bad[i].add) {
+            int64_t ne[4] = {bad[i].cols, bad[i].rows ? bad[i].rows : 1, 1, 1};
+            gguf_add(r.b, bad[i].add, bad[i].type, bad[i].rows ? 2 : 1, ne,
+                     bad[i].type == T_I32 && !bad[i].rows ? (const void *)first : zeros);
+            status = bind_again(&r, NULL, &e);
+        }
+        CHECK(status == -1 && strstr(e.msg, bad[i].says), "%d: %d \"%s\"", i, status, e.msg);
+        rig_free(&r);
+    }
+    CHECK(rig_build(&r, &rigs[0], &(RigTucker){.scheme = "", .laser = {5, 0, 0}}, &e) == 0, "%s", e.msg);
+    gguf_unset(r.b, "tucker.version");
+    CHECK(bind_again(&r, NULL, &e) == -1 && strstr(e.msg, "no tucker.version"), "%s", e.msg);
+    rig_free(&r);
     return PASS;
 }
 
@@ -329,12 +618,16 @@ static const Test tests[] = {
     {"attention_equals_its_twin", attention_equals_its_twin},
     {"full_rank_is_dense", full_rank_is_dense},
     {"factors_equal_their_product", factors_equal_their_product},
+    {"pivoted_equals_unpivoted", pivoted_equals_unpivoted},
+    {"pivoted_full_rank_is_dense", pivoted_full_rank_is_dense},
+    {"factors_of_every_type", factors_of_every_type},
     {"same_bits_for_any_threads", same_bits_for_any_threads},
     {"batch_equals_single", batch_equals_single},
     {"rewinding_repeats", rewinding_repeats},
     {"window_forgets", window_forgets},
     {"costs_count", costs_count},
     {"bad_models_are_refused", bad_models_are_refused},
+    {"bad_factors_are_refused", bad_factors_are_refused},
 };
 
 int main(int argc, char **argv) { return run_tests("model", tests, COUNT(tests), argc, argv); }

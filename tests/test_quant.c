@@ -30,7 +30,7 @@ static int table(void) {
         CHECK(i->block == 1 || !row_size(t, 3 * i->block + 1, &bytes), "%s", i->name);
         CHECK(!row_size(t, -i->block, &bytes), "%s: a negative row", i->name);
     }
-    CHECK(seen == 13, "%d types", seen);
+    CHECK(seen == 14, "%d types", seen);
     size_t bytes = 77;
     CHECK(type_by_name("q9_9") == -1 && type_by_name("") == -1, "unknown names");
     CHECK(!row_size(4, 32, &bytes) && !row_size(-1, 32, &bytes) && bytes == 77, "%zu", bytes);

@@ -366,6 +366,9 @@ static int check_pack(const AttnShape *s, int set, const int64_t r[4], const Tuc
     int64_t formula = group_params(s, set, re, rh, rk);
     CHECK(stored == formula, "set %d ranks %d %d %d: %d numbers stored, formula %d", set, (int)re,
           (int)rh, (int)rk, (int)stored, (int)formula);
+    if (rh == s->hd && !mix)                               // [I X] stores all of U_embd but I
+        CHECK(pivoted_params(s, set, re) == stored - re * re, "set %d rank %d: %d numbers pivoted", set,
+              (int)re, (int)pivoted_params(s, set, re));
     int64_t dense = 0;
     for (int p = 0; p < 4; p++) if (set & 1 << p) dense += size_of(s, p);
     CHECK(dense == dense_params(s, set), "set %d: dense %d, formula %d", set, (int)dense,

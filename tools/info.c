@@ -18,20 +18,36 @@ static const char *scheme_of(const Attention *a, char *out) {
     return *out ? out : "dense";
 }
 
-// One line a layer: its groups with their ranks, and its weights' bytes and multiply-adds a token.
+// One line a layer: its groups with their ranks, its attention's bytes and multiply-adds a token, and
+// the ranks of the feed-forward where it is on factors.
 static void layers(const Model *m) {
+    bool pivoted = false, laser = false;
     printf("layer  scheme       ranks (embd, head, kind)           bytes a token  madds a token\n");
     for (int64_t l = 0; l < m->config.n_layers; l++) {
-        const Attention *a = &m->layer[l].attn;
-        char scheme[16], ranks[128] = "";
-        for (int i = 0, at = 0; i < a->n_groups; i++)
-            at += snprintf(ranks + at, sizeof ranks - (size_t)at, "%s%lld,%lld,%lld", i ? " " : "",
-                           (long long)a->groups[i].r_embd, (long long)a->groups[i].r_head,
-                           (long long)a->groups[i].r_kind);
+        const Layer *w = &m->layer[l];
+        const Attention *a = &w->attn;
+        char scheme[16], ranks[160] = "";
+        for (int i = 0, at = 0; i < a->n_groups; i++) {
+            const Group *g = &a->groups[i];
+            at += snprintf(ranks + at, sizeof ranks - (size_t)at, "%s%lld%s,%lld,%lld", i ? " " : "",
+                           (long long)g->r_embd, g->pivot ? "p" : "", (long long)g->r_head,
+                           (long long)g->r_kind);
+            pivoted |= g->pivot != NULL;
+        }
         Cost cost = attention_cost(a);
-        printf("%5lld  %-11s  %-33s %14.0f %14.0f\n", (long long)l, scheme_of(a, scheme), ranks,
+        printf("%5lld  %-11s  %-33s %14.0f %14.0f", (long long)l, scheme_of(a, scheme), ranks,
                cost.bytes, cost.madds);
+        const struct { const char *name; const LaserMat *m; } ffn[] = {
+            {"gate", &w->gate}, {"up", &w->up}, {"down", &w->down}};
+        for (int i = 0; i < 3; i++)
+            if (ffn[i].m->a.rows) {
+                printf("  %s %lld", ffn[i].name, (long long)ffn[i].m->a.rows);
+                laser = true;
+            }
+        printf("\n");
     }
+    if (pivoted) printf("p: the factor is pivoted\n");
+    if (laser) printf("gate, up, down: ranks of the feed-forward's factors\n");
 }
 
 static void string_key(const Gguf *g, const char *key, const char *label) {
