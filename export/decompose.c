@@ -20,7 +20,12 @@ bool part_shape(const AttnShape *s, const GroupPlan *g, int part, int64_t *rows,
     AttnShape core = {r, s->h, s->n_kv, r_head};       // the cores are a smaller layer's matrices
     bool out = g->set == HAS_O;                        // alone, its U_embd is used as it is
     switch (part) {
-    case PART_EMBD: *rows = out ? s->d : r; *cols = out ? r : s->d; return true;
+    case PART_EMBD: {
+        const int64_t shared = s->d - (g->pivoted ? r : 0);
+        *rows = out ? shared : r;
+        *cols = out ? r : shared;
+        return true;
+    }
     case PART_HEAD: *rows = s->hd; *cols = r_head; return r_head < s->hd;
     case PART_KIND: *rows = kinds; *cols = r_kind; return r_kind < kinds;
     case PART_MIXED: *rows = r_kind * s->n_kv * r_head; *cols = r; return r_kind < kinds;
@@ -32,6 +37,7 @@ bool part_shape(const AttnShape *s, const GroupPlan *g, int part, int64_t *rows,
 
 void parts_free(GroupParts *p) {
     for (int i = 0; i < N_PARTS; i++) free(p->part[i]);
+    free(p->pivot);
     *p = (GroupParts){0};
 }
 
@@ -134,6 +140,21 @@ static int read_factor(const Mat *m, bool transposed, double **u, Err *e) {
     return row && *u ? 0 : -1;
 }
 
+// U_embd (d, r_embd) of a group. Pivoted: rows of the identity at the pivots, X at the rest.
+static int read_embd(const Group *t, int64_t d, double **u, Err *e) {
+    double *x;
+    if (read_factor(&t->embd, t->set != HAS_O, &x, e)) return -1;
+    *u = x;
+    if (!t->pivot) return 0;
+    const size_t row = (size_t)t->r_embd;
+    *u = alloc((size_t)d, row * sizeof **u, "factor", e);
+    for (int64_t k = 0; k < t->r_embd && *u; k++) (*u)[t->pivot[k] * t->r_embd + k] = 1;
+    for (int64_t k = 0; k < d - t->r_embd && *u; k++)
+        memcpy(*u + t->rest[k] * t->r_embd, x + k * t->r_embd, row * sizeof **u);
+    free(x);
+    return *u ? 0 : -1;
+}
+
 // The core tensor (r_embd, r_head, r_kind, n_kv) from the stored cores.
 static int read_core(const Attention *a, const Group *t, double *g, Err *e) {
     const AttnShape *s = &a->shape, small = {t->r_embd, s->h, s->n_kv, t->r_head};
@@ -169,7 +190,7 @@ int rebuild_group(const Attention *a, int i, float *w[4], Err *e) {
     double *made = alloc(size, sizeof *made, "attention tensor", e);
     k.g = alloc(core, sizeof *k.g, "core", e);
     if (!made || !k.g || read_core(a, t, k.g, e) ||
-        read_factor(&t->embd, t->set != HAS_O, &k.u[EMBD], e) ||
+        read_embd(t, s->d, &k.u[EMBD], e) ||
         read_factor(&t->head, false, &k.u[HEAD], e) ||
         read_factor(&t->kind, false, &k.u[KIND], e) || tucker_reconstruct(&k, made, e)) goto done;
     for (int p = P_Q; p <= P_O; p++) {
@@ -185,6 +206,23 @@ done:
     tucker_free(&k);
     free(made);
     return result;
+}
+
+float *rebuild_product(const Mat *b, const Mat *a, Err *e) {
+    float *out = alloc((size_t)b->rows, (size_t)a->cols * sizeof *out, "matrix", e);
+    float *bs = alloc((size_t)b->cols, sizeof *bs, "factor", e);
+    float *as = matrix(a, 1, 0, false, false, e);
+    for (int64_t i = 0; i < b->rows && out && bs && as; i++) {
+        mat_row(b, i, bs);
+        for (int64_t k = 0; k < b->cols; k++) axpy(out + i * a->cols, bs[k], as + k * a->cols, a->cols);
+    }
+    if (!bs || !as) {
+        free(out);
+        out = NULL;
+    }
+    free(bs);
+    free(as);
+    return out;
 }
 
 // ---- matrices -----------------------------------------------------------------------------------

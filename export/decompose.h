@@ -12,8 +12,14 @@ enum { PART_EMBD, PART_HEAD, PART_KIND, PART_MIXED, PART_CORE, N_PARTS = PART_CO
 typedef struct {
     int set;                       // HAS_… bits
     int64_t rank[3];               // r_embd, r_head, r_kind
+    bool weighted;                 // by data (compress.c): cores on one factor, not orthonormal
+    bool pivoted;                  // the factor without its identity block
+    double predicted;              // rise of the loss
 } GroupPlan;
-typedef struct { float *part[N_PARTS]; } GroupParts;   // row-major; NULL where there is none
+typedef struct {
+    float *part[N_PARTS];          // row-major; NULL where there is none
+    int32_t *pivot;                // (r_embd), where pivoted
+} GroupParts;
 
 // Shape of a part; false where the group has none. PART_CORE + p: the core of projection p.
 bool part_shape(const AttnShape *s, const GroupPlan *g, int part, int64_t *rows, int64_t *cols);
@@ -28,6 +34,8 @@ int decompose_group(const AttnShape *s, const GroupPlan *g, float *w[4], int swe
                     GroupParts *out, double error[4], Err *e);
 // Multiplies group i of a back: w[p] allocated for every projection p of its set, freed by free().
 int rebuild_group(const Attention *a, int i, float *w[4], Err *e);
+// B A as floats, freed by free(); NULL when out of memory.
+float *rebuild_product(const Mat *b, const Mat *a, Err *e);
 
 // Rotary pairs stand in a head's first `dims` rows: interleaved (2i, 2i+1), half (i, i + dims/2).
 // Row r of the new order (half, when to_half) is row pair_row(r) of the old.

@@ -1,29 +1,51 @@
 // export: the exporter's command line. Takes published weights, decomposes their attention layer by
 // layer and writes one .tbin; or converts to a dense GGUF. This file and run.c are the only ones
 // that print errors and exit.
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "plan.h"
+#include "refit.h"
+#include "summary.h"
 
 static const char usage[] =
 "usage: export/export SOURCE -o OUT [options]\n"
 "SOURCE   a Hugging Face folder (config.json, *.safetensors), a GGUF, or a llama2.c .bin\n"
 "         --tokenizer FILE  instead of the one beside the weights\n"
-"what     --scheme S        groups that share factors: qkvo (the paper's; default), qkv+o,\n"
-"                           qk+v+o, q+k+v+o, ...; projections left out stay dense\n"
-"         --layers L        all (default), or 7,8,20-25; the others stay dense\n"
-"         --keep F          part of the attention parameters kept (0.5); 1: full rank, exact\n"
-"         --rank E,H[,K]    instead: ranks of U_embd, U_head and U_kind (K: full)\n"
-"how      --method M        hooi (default) or hosvd; --sweeps N of hooi (10)\n"
+"budget   --keep F          part of the parameters that stays (0.5), of what may be factored\n"
+"         --size BYTES      instead: size of the file (90M)      --loss NATS  rise of the loss\n"
+"         --rank E[,H[,K]]  instead: ranks of U_embd, U_head and U_kind everywhere\n"
+"what     --layers L        all (default), or 7,8,20-25; the others stay dense\n"
+"         --scheme S        groups that share factors: qkvo (the paper's), qkv+o, q+k+o, ...;\n"
+"                           projections left out stay dense; none. Default: chosen by the budget\n"
+"         --ffn F           LASER on the feed-forward: auto, or gate:27:0.01,up:20-25:0.5\n"
+"         --trawl T         TRAWL: ffn:20-25/2:cp:0.5, attn:29:tucker:0.5 (stays dense in the file)\n"
+"how      --method M        weighted by data: fisher (default), kl, input; plain: hooi, hosvd\n"
+"         --calib C         text for it: self (default: the model writes it), FILE, self,FILE\n"
+"         --calib-tokens N  (24576)  --calib-window N  (256)  --seed N  of its own text (1)\n"
+"         --refit     fit the feed-forward's down projections to what attention became\n"
+"         --no-pivot  store identity blocks     --sweeps N  of hooi (10)\n"
 "         --type T          of stored matrices: f32 f16 bf16 q8_0 q4_0 q4_1. Without it dense\n"
 "                           ones keep theirs and factors take that of what they replace\n"
+"then     --verify FILE     compare with the dense model on a text, --windows K (16) of 512\n"
+"         --report FILE     an HTML page     --sweep 1.33,2,4  with the loss at these ratios\n"
 "instead  --dense           no factors: an ordinary GGUF\n"
 "         --rebuild         SOURCE is a .tbin: multiply its factors back, into an ordinary GGUF\n"
 "other    -t N  threads     -q  print errors only     --version     -h\n";
+
+// What the command line asks beside the export itself.
+typedef struct {
+    Options o;
+    bool quiet;
+    const char *verify, *report;
+    int64_t windows;
+    double sweep[16];
+    int n_sweep;
+    char *command;                 // as it was typed
+} Job;
 
 static void die(const char *message) {
     fflush(stdout);
@@ -57,41 +79,137 @@ static void read_rank(const char *text, int64_t rank[3]) {
     for (int i = 0; i < 3; i++) {
         char *end;
         rank[i] = strtol(at, &end, 10);
-        bool last = *end == 0 && i > 0;
+        bool last = *end == 0;
         if (end == at || rank[i] < 1 || rank[i] > 1 << 24 || (!last && (*end != ',' || i == 2)))
-            bad_value("--rank", text, "two or three ranks from 1, such as 128,64");
+            bad_value("--rank", text, "one to three ranks from 1, such as 128,64");
         if (last) return;
         at = end + 1;
     }
 }
 
-static double read_keep(const char *text) {
+static double read_number(const char *flag, const char *text, double most, const char *expected) {
     char *end;
     double v = strtod(text, &end);
-    if (end == text || *end || !(v > 0 && v <= 1))
-        bad_value("--keep", text, "a number above 0, up to 1");
+    if (end == text || *end || !(v > 0 && v <= most)) bad_value(flag, text, expected);
     return v;
 }
 
-static Options read_options(int argc, char **argv, bool *quiet) {
-    Options o = {.scheme = NULL, .type = -1, .sweeps = -1};
-    const char *method = NULL;
+// 90M, 1.5G, 700k, 123456
+static double read_size(const char *text) {
+    char *end;
+    double v = strtod(text, &end);
+    if (*end == 'k' || *end == 'K') v *= 1e3, end++;
+    else if (*end == 'M') v *= 1e6, end++;
+    else if (*end == 'G') v *= 1e9, end++;
+    if (end == text || *end || !(v >= 1 && v < 1e15))
+        bad_value("--size", text, "bytes, such as 90M");
+    return v;
+}
+
+static void read_sweep(const char *text, Job *j) {
+    const char *at = text;
+    for (j->n_sweep = 0;; at++) {
+        char *end;
+        double v = strtod(at, &end);
+        if (end == at || !(v >= 1 && v <= 1000) || (*end && *end != ',') || j->n_sweep == 16)
+            bad_value("--sweep", text, "up to 16 ratios from 1, such as 1.33,2,4");
+        j->sweep[j->n_sweep++] = v;
+        if (!*end) return;
+        at = end;
+    }
+}
+
+static Method read_method(const char *text) {
+    for (Method m = METHOD_HOSVD; m <= METHOD_FISHER; m++)
+        if (strcmp(text, method_name(m)) == 0) return m;
+    bad_value("--method", text, "fisher, kl, input, hooi or hosvd");
+    return METHOD_HOOI;
+}
+
+static bool weighted(const Options *o) { return o->method >= METHOD_INPUT; }
+
+// What only plain Tucker has, so that it is meant where no --method is given: O tied to others, ranks
+// of U_head and U_kind, sweeps.
+static bool names_plain(const Options *o) {
+    const char *with_o = o->scheme ? strchr(o->scheme, 'o') : NULL;
+    const bool tied = with_o && ((with_o > o->scheme && with_o[-1] != '+') ||
+                                 (with_o[1] && with_o[1] != '+'));
+    return (tied && strcmp(o->scheme, "none")) || o->rank[HEAD] || o->sweeps >= 0;
+}
+
+// What flags do not go together, and what stands in for those that were not given.
+static void settle(Job *j, bool method) {
+    Options *o = &j->o;
+    if (!o->source) die("no SOURCE (-h shows how to call)");
+    if (!o->out) die("no output: -o OUT is needed");
+    if (o->dense && o->rebuild) die("--dense or --rebuild, not both");
+    const int budgets = (o->keep > 0) + (o->size > 0) + (o->loss > 0) + (o->rank[EMBD] > 0);
+    const bool calibration = o->calibration || o->calib_tokens || o->calib_window || o->seed;
+    const bool factors = o->scheme || o->layers || budgets || method || o->sweeps >= 0 || o->ffn ||
+                         o->trawl || calibration || o->refit || o->no_pivot;
+    if ((o->dense || o->rebuild) && factors)
+        die("--dense and --rebuild make no factors: no scheme, layers, ranks or method with them");
+    if ((o->dense || o->rebuild) && (j->report || j->n_sweep))
+        die("--report and --sweep are about factors: not with --dense or --rebuild");
+    if (o->trawl && !o->scheme) o->scheme = "none";
+    if (o->scheme && strcmp(o->scheme, "none") == 0 && !method && !o->ffn)
+        o->method = METHOD_HOOI, method = true;
+    if (budgets > 1) die("--keep, --size, --loss or --rank: one of them");
+    if (!method) o->method = names_plain(o) ? METHOD_HOOI : METHOD_FISHER;
+    const bool plain = !weighted(o);
+    if (weighted(o) && o->sweeps >= 0) die("--sweeps is for --method hooi");
+    if (o->method == METHOD_HOSVD && o->sweeps >= 0) die("--sweeps is for --method hooi");
+    if (plain && (o->size > 0 || o->loss > 0))
+        die("--size and --loss need losses to compare: --method fisher");
+    if (o->method != METHOD_FISHER && o->loss > 0) die("--loss needs --method fisher");
+    if (o->method != METHOD_FISHER && o->ffn && strcmp(o->ffn, "auto") == 0)
+        die("--ffn auto needs losses to compare: --method fisher");
+    if (plain && calibration) die("--calib is for the weighted methods");
+    if (plain && o->refit) die("--refit needs a calibration text: a weighted method");
+    if (o->refit && o->trawl) die("--refit or --trawl, not both");
+    if (plain && o->no_pivot) die("--no-pivot is for the weighted methods");
+    if (j->n_sweep && o->method != METHOD_FISHER) die("--sweep needs --method fisher");
+    if (j->n_sweep && !j->report) die("--sweep is drawn in a page: --report FILE");
+    if (j->windows && !j->verify) die("--windows is for --verify FILE");
+    if (weighted(o) && !o->dense && !o->rebuild && (o->rank[HEAD] || o->rank[KIND]))
+        die("weighted factors have one rank: --rank E (or --method hooi)");
+    if (plain && o->rank[EMBD] && !o->rank[HEAD])
+        die("--rank: two or three ranks such as 128,64 with a plain method");
+    if (o->sweeps < 0) o->sweeps = o->method == METHOD_HOOI ? 10 : 0;
+    if (!o->layers) o->layers = "all";
+    if (o->keep <= 0) o->keep = 0.5;
+    if (!o->calibration) o->calibration = "self";
+    if (!o->calib_tokens) o->calib_tokens = 24576;
+    if (!o->calib_window) o->calib_window = 256;
+    if (!o->seed) o->seed = 1;
+    if (!j->windows) j->windows = 16;
+}
+
+static Job read_options(int argc, char **argv) {
+    Job j = {.o = {.type = -1, .sweeps = -1}};
+    Options *o = &j.o;
+    bool method = false;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
         #define IS(flag) (strcmp(a, flag) == 0)
         if (IS("-h") || IS("--help")) { fputs(usage, stdout); exit(0); }
         if (IS("--version")) { printf("tensorllm.c export, %s kernels\n", kernels_isa()); exit(0); }
-        if (IS("--dense")) { o.dense = true; continue; }
-        if (IS("--rebuild")) { o.rebuild = true; continue; }
-        if (IS("-q")) { *quiet = true; continue; }
+        if (IS("--dense")) { o->dense = true; continue; }
+        if (IS("--rebuild")) { o->rebuild = true; continue; }
+        if (IS("--refit")) { o->refit = true; continue; }
+        if (IS("--no-pivot")) { o->no_pivot = true; continue; }
+        if (IS("-q")) { j.quiet = true; continue; }
         if (*a != '-') {
-            if (o.source) die("more than one SOURCE");
-            o.source = a;
+            if (o->source) die("more than one SOURCE");
+            o->source = a;
             continue;
         }
-        bool known = IS("-o") || IS("--tokenizer") || IS("--scheme") || IS("--layers") ||
-                     IS("--keep") || IS("--rank") || IS("--method") || IS("--sweeps") ||
-                     IS("--type") || IS("-t");
+        static const char *const flags[] = {
+            "-o", "--tokenizer", "--scheme", "--layers", "--keep", "--size", "--loss", "--rank",
+            "--ffn", "--trawl", "--method", "--calib", "--calib-tokens", "--calib-window", "--seed",
+            "--sweeps", "--type", "--verify", "--windows", "--report", "--sweep", "-t"};
+        bool known = false;
+        for (size_t k = 0; k < sizeof flags / sizeof *flags; k++) known |= IS(flags[k]);
         if (!known || !v) {
             char message[256];
             snprintf(message, sizeof message, known ? "%.100s needs a value (-h shows all flags)"
@@ -99,40 +217,36 @@ static Options read_options(int argc, char **argv, bool *quiet) {
             die(message);
         }
         i++;
-        if (IS("-o")) o.out = v;
-        else if (IS("--tokenizer")) o.tokenizer = v;
-        else if (IS("--scheme")) o.scheme = v;
-        else if (IS("--layers")) o.layers = v;
-        else if (IS("--keep")) o.keep = read_keep(v);
-        else if (IS("--rank")) read_rank(v, o.rank);
-        else if (IS("--method")) method = v;
-        else if (IS("--sweeps")) o.sweeps = (int)whole(a, v, 1, 1000);
+        if (IS("-o")) o->out = v;
+        else if (IS("--tokenizer")) o->tokenizer = v;
+        else if (IS("--scheme")) o->scheme = v;
+        else if (IS("--layers")) o->layers = v;
+        else if (IS("--keep")) o->keep = read_number(a, v, 1, "a number above 0, up to 1");
+        else if (IS("--loss")) o->loss = read_number(a, v, 100, "nats above 0, such as 0.02");
+        else if (IS("--size")) o->size = read_size(v);
+        else if (IS("--rank")) read_rank(v, o->rank);
+        else if (IS("--ffn")) o->ffn = v;
+        else if (IS("--trawl")) o->trawl = v;
+        else if (IS("--method")) o->method = read_method(v), method = true;
+        else if (IS("--calib")) o->calibration = v;
+        else if (IS("--calib-tokens")) o->calib_tokens = whole(a, v, 256, 1L << 30);
+        else if (IS("--calib-window")) o->calib_window = whole(a, v, 16, 65536);
+        else if (IS("--seed")) o->seed = (uint64_t)whole(a, v, 1, 1L << 30);
+        else if (IS("--sweeps")) o->sweeps = (int)whole(a, v, 0, 1000);
+        else if (IS("--verify")) j.verify = v;
+        else if (IS("--windows")) j.windows = whole(a, v, 1, 1L << 30);
+        else if (IS("--report")) j.report = v;
+        else if (IS("--sweep")) read_sweep(v, &j);
         else if (IS("-t")) threads_set((int)whole(a, v, 1, 256));
         else {
-            o.type = type_by_name(v);
-            if (o.type < 0 || !type_info(o.type)->native)
+            o->type = type_by_name(v);
+            if (o->type < 0 || !type_info(o->type)->native)
                 bad_value(a, v, "f32, f16, bf16, q8_0, q4_0 or q4_1");
         }
         #undef IS
     }
-    if (!o.source) die("no SOURCE (-h shows how to call)");
-    if (!o.out) die("no output: -o OUT is needed");
-    if (o.dense && o.rebuild) die("--dense or --rebuild, not both");
-    bool factors = o.scheme || o.layers || o.keep > 0 || o.rank[0] || method || o.sweeps > 0;
-    if ((o.dense || o.rebuild) && factors)
-        die("--dense and --rebuild make no factors: no scheme, layers, ranks or method with them");
-    if (o.keep > 0 && o.rank[0]) die("--keep or --rank, not both");
-    if (method && strcmp(method, "hooi") && strcmp(method, "hosvd"))
-        bad_value("--method", method, "hooi or hosvd");
-    if (method && strcmp(method, "hosvd") == 0) {
-        if (o.sweeps > 0) die("--sweeps is for --method hooi");
-        o.sweeps = 0;
-    }
-    if (o.sweeps < 0) o.sweeps = 10;
-    if (!o.scheme) o.scheme = "qkvo";
-    if (!o.layers) o.layers = "all";
-    if (o.keep <= 0) o.keep = 0.5;
-    return o;
+    settle(&j, method);
+    return j;
 }
 
 // The output must not take the place of what it is made from. Within a source folder only a GGUF,
@@ -160,52 +274,334 @@ static void check_output(const Options *o) {
 
 // ---- the work -----------------------------------------------------------------------------------
 
-// A line that redraws itself on a terminal; elsewhere one line every ten seconds.
-static void progress(int done, int total) {
+// A line that redraws itself on a terminal; elsewhere one line every ten seconds. ctx: NULL: silent.
+static void progress(void *ctx, const char *what, double done, double total) {
     static double start, last;
-    double now = seconds();
-    bool tty = isatty(STDERR_FILENO);
-    if (start == 0) start = last = now;
-    if (!tty && now - last < 10) return;
+    static char before[64];
+    const double now = seconds();
+    const bool tty = isatty(STDERR_FILENO), begins = strcmp(before, what) != 0;
+    if (!ctx) return;
+    if (begins) start = now, snprintf(before, sizeof before, "%s", what);
+    if (!begins && done < total && now - last < (tty ? 0.1 : 10)) return;
     last = now;
-    fprintf(stderr, tty ? "\rlayer %d/%d" : "layer %d/%d", done, total);
-    if (done) fprintf(stderr, ", %.0f s left", (now - start) / done * (total - done));
-    fprintf(stderr, tty ? "   " : "\n");
-    if (tty && done == total) fprintf(stderr, "\r%*s\r", 40, "");
+    const double part = total > 0 ? done / total : 1;
+    fprintf(stderr, tty ? "\r%-24s %3.0f %%" : "%s: %.0f %%", what, 100 * part);
+    if (part > 0 && part < 1) fprintf(stderr, ", %.0f s left   ", (now - start) * (1 / part - 1));
+    else if (done >= total) fprintf(stderr, ", %.1f s        ", now - start);
+    fputc(done >= total || !tty ? '\n' : ' ', stderr);
     fflush(stderr);
 }
 
-static int export_model(const Options *o, bool quiet, Err *e) {
-    Source source = {0};
-    Model model = {0};
-    Plan plan = {0};
+// All that an export holds between its steps.
+typedef struct {
+    const Job *job;
+    void *loud;                    // progress's ctx
+    Source source;
+    Model model;
+    Vocab vocab;
+    Tokenizer *tokenizer;
+    CalibText text;
+    double dense_loss;             // on some windows of it; NAN: not measured yet
+    Moments moments;
+    Compression compression;
+    float **down;                  // (n_layers) refitted W_down, or NULL
+    Plan plan;
+} Export;
+
+static void forget_refit(Export *x) {
+    for (int64_t l = 0; x->down && l < x->model.config.n_layers; l++) free(x->down[l]);
+    free(x->down);
+    x->down = x->compression.down = NULL;
+}
+
+static void export_free(Export *x) {
+    plan_free(&x->plan);
+    forget_refit(x);
+    compression_free(&x->compression);
+    moments_free(&x->moments);
+    calib_free(&x->text);
+    tokenizer_free(x->tokenizer);
+    vocab_free(&x->vocab);
+    model_free(&x->model);
+    source_close(&x->source);
+}
+
+static int need_tokenizer(Export *x, Err *e) {
+    if (x->tokenizer) return 0;
+    if (vocab_from_gguf(&x->vocab, &x->source.g, e)) return -1;
+    x->tokenizer = tokenizer_new(&x->vocab, e);
+    return x->tokenizer ? 0 : -1;
+}
+
+// The text that the weights of a weighted method come from: "self", a file, or both, half each.
+static int calibration_text(Export *x, Err *e) {
+    const Options *o = &x->job->o;
+    const int64_t context = x->model.config.context;
+    const int64_t window = o->calib_window < context ? o->calib_window : context;
+    const char *comma = strchr(o->calibration, ',');
+    const bool self = strcmp(o->calibration, "self") == 0 || strncmp(o->calibration, "self,", 5) == 0;
+    const char *file = !self ? o->calibration : comma ? comma + 1 : NULL;
+    const int64_t tokens = self && file ? o->calib_tokens / 2 : o->calib_tokens;
+    if (need_tokenizer(x, e)) return -1;
+    if (self && calib_self(&x->text, &x->model, &x->vocab, tokens, window, o->seed, progress,
+                           x->loud, e)) return -1;
+    if (!file) return 0;
+    CalibText more = {0};
+    int result = calib_file(&more, file, x->tokenizer, &x->vocab, tokens, window, e);
+    if (!result) result = calib_join(&x->text, &more, e);
+    calib_free(&more);
+    return result;
+}
+
+static int calibrate(Export *x, Err *e) {
+    const Options *o = &x->job->o;
+    const int want = moments_wanted(o);
+    const double bytes = want ? moments_bytes(&x->model.config, want) : 0;
+    const double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (bytes > memory && memory > 0)
+        return fail(e, "--method %s: the moments of this model take %.1f GB, this machine has %.1f "
+                    "(plain methods, hooi and hosvd, need none)", method_name(o->method), bytes / 1e9,
+                    memory / 1e9);
+    if (want && calibration_text(x, e)) return -1;
+    if (want && x->loud)
+        fprintf(stderr, "%lld tokens in windows of %lld; their moments take %.0f MB\n",
+                (long long)(x->text.count * x->text.window), (long long)x->text.window, bytes / 1e6);
+    if (want && moments_collect(&x->moments, &x->model, &x->text, want, progress, x->loud, e))
+        return -1;
+    return compression_init(&x->compression, o, &x->model, want ? &x->moments : NULL,
+                            want ? &x->text : NULL, progress, x->loud, e);
+}
+
+static int write_plan(Export *x, const char *path, Err *e) {
     FileOut out = {0};
-    double start = seconds();
+    int result = out_open(&out, path, e) || plan_write(&x->plan, &out, progress, x->loud, e) ||
+                 out_commit(&out, e) ? -1 : 0;
+    out_abort(&out);
+    return result;
+}
+
+// The dense model and a file made from it, on the windows of a text.
+static int compare_with(Export *x, const char *path, const CalibText *text, Comparison *c, Err *e) {
+    Gguf g = {0};
+    Model m = {0};
+    int result = gguf_open(&g, path, e) || model_bind(&m, &g, e) ||
+                 compare_models(&x->model, &m, text, c, progress, x->loud, e) ? -1 : 0;
+    model_free(&m);
+    gguf_free(&g);
+    return result;
+}
+
+// At most 16 windows of the calibration text, spread over it.
+static int some_windows(const CalibText *all, CalibText *some, Err *e) {
+    *some = (CalibText){.count = all->count < 16 ? all->count : 16, .window = all->window};
+    some->ids = alloc((size_t)(some->count * some->window), sizeof *some->ids, "windows", e);
+    if (!some->ids) return -1;
+    for (int64_t i = 0; i < some->count; i++)
+        memcpy(some->ids + i * some->window, all->ids + i * all->count / some->count * all->window,
+               (size_t)some->window * sizeof *some->ids);
+    return 0;
+}
+
+// Rise of the loss on some windows of the calibration text; the dense model sees them once.
+static int measure_loss(Export *x, const char *path, double *rise, Err *e) {
+    CalibText some;
+    Comparison dense, c;
+    Gguf g = {0};
+    Model m = {0};
+    int result = some_windows(&x->text, &some, e);
+    if (!result && isnan(x->dense_loss)) {
+        result = compare_models(&x->model, NULL, &some, &dense, progress, x->loud, e);
+        if (!result) x->dense_loss = dense.loss[0];
+    }
+    if (!result) result = gguf_open(&g, path, e) || model_bind(&m, &g, e) ||
+                          compare_models(&m, NULL, &some, &c, progress, x->loud, e) ? -1 : 0;
+    if (!result) *rise = c.loss[0] - x->dense_loss;
+    model_free(&m);
+    gguf_free(&g);
+    calib_free(&some);
+    return result;
+}
+
+static int verify(Export *x, Comparison *c, Err *e) {
+    const Job *j = x->job;
+    const int64_t context = x->model.config.context, window = context < 512 ? context : 512;
+    CalibText text = {0};
+    int result = need_tokenizer(x, e) ||
+                 calib_windows(&text, j->verify, x->tokenizer, &x->vocab, j->windows, window, e) ||
+                 compare_with(x, j->o.out, &text, c, e) ? -1 : 0;
+    if (!result && !j->quiet) print_comparison(c, j->verify);
+    calib_free(&text);
+    return result;
+}
+
+// --refit: from a file just written to W_down of every layer, for the plan to be made anew.
+static int refit(Export *x, const char *path, Err *e) {
+    const RefitOptions how = {.ridge = 1, .feedback = 1, .type = x->job->o.type};
+    Gguf g = {0};
+    Model m = {0};
     int result = -1;
-    if (source_open(&source, o->source, o->tokenizer, e) || model_bind(&model, &source.g, e) ||
-        plan_make(&plan, o, &source, &model, e) || out_open(&out, o->out, e)) goto done;
-    if (!quiet) fputs(plan.notes, stderr);
-    if (plan_write(&plan, &out, quiet ? NULL : progress, e) || out_commit(&out, e)) goto done;
-    if (!quiet) report(&plan, seconds() - start);
+    x->down = alloc((size_t)x->model.config.n_layers, sizeof *x->down, "refitted matrices", e);
+    if (x->down && !gguf_open(&g, path, e) && !model_bind(&m, &g, e) &&
+        !refit_down(&x->model, &m, &x->text, how, x->down, progress, x->loud, e)) result = 0;
+    model_free(&m);
+    gguf_free(&g);
+    x->compression.down = x->down;
+    return result;
+}
+
+// One plan, written; with --refit twice.
+static int plan_and_write(Export *x, const Options *o, const Compression *c, const char *path, Err *e) {
+    forget_refit(x);
+    for (int turn = 0; turn < (o->refit ? 2 : 1); turn++) {
+        plan_free(&x->plan);
+        if ((turn && refit(x, path, e)) || plan_make(&x->plan, o, &x->source, &x->model, c, e) ||
+            write_plan(x, path, e)) return -1;
+    }
+    return 0;
+}
+
+// Plans, writes and measures. --loss: what was predicted for the measured loss is corrected and
+// tried again, until it is kept and nearly used up; no file is left where that fails.
+static int make_file(Export *x, double *measured, Err *e) {
+    const Options *o = &x->job->o;
+    const Compression *c = moments_wanted(o) || o->ffn ? &x->compression : NULL;
+    Options now = *o;
+    *measured = NAN;
+    for (int i = 0;; i++) {
+        if (plan_and_write(x, &now, c, o->out, e)) return -1;
+        if (!x->job->quiet && i == 0) fputs(x->plan.notes, stderr);
+        if (!x->text.count) return 0;
+        if (measure_loss(x, o->out, measured, e)) return -1;
+        const bool kept = *measured <= o->loss;
+        if (o->loss <= 0 || (kept && (i >= 3 || *measured > 0.9 * o->loss))) return 0;
+        if (i >= 8) {
+            remove(o->out);
+            return fail(e, "--loss %g: not reached, %g after %d tries", o->loss, *measured, i + 1);
+        }
+        const double ratio = o->loss / (*measured > 1e-6 ? *measured : 1e-6);
+        now.loss *= 0.97 * (ratio > 4 ? 4 : ratio < 0.25 ? 0.25 : ratio);
+    }
+}
+
+// Files at other budgets, written beside the output, measured and removed.
+// A ratio that is beyond the smallest ranks is said and left out. Returns how many points there are.
+static int measure_sweep(Export *x, SweepPoint *point, Err *e) {
+    const Job *j = x->job;
+    char path[4200];
+    int n = 0;
+    snprintf(path, sizeof path, "%.4000s.sweep", j->o.out);
+    for (int i = 0; i < j->n_sweep; i++) {
+        Options o = j->o;
+        o.keep = 1 / j->sweep[i], o.size = o.loss = 0, o.rank[EMBD] = 0;
+        int result = plan_and_write(x, &o, &x->compression, path, e);
+        if (!x->plan.b && !interrupted) {                // it could not even be planned
+            if (x->loud) fprintf(stderr, "note: --sweep %g is left out: %s\n", j->sweep[i], e->msg);
+            continue;
+        }
+        if (!result) result = measure_loss(x, path, &point[n].measured, e);
+        remove(path);
+        if (result) return -1;
+        point[n].ratio = j->sweep[i];
+        point[n++].predicted = x->plan.predicted;
+    }
+    return n;
+}
+
+static double sum_parts(Parts p) {
+    return p.attention + p.ffn + p.embedding + p.output + p.other;
+}
+
+static void add_sizes(const ReportLayer *l, int from, int to, double params[2], double bytes[2]) {
+    for (int q = from; q < to; q++)
+        for (int k = 0; k < 2; k++)
+            params[k] += l->matrix[q].params[k], bytes[k] += l->matrix[q].bytes[k];
+}
+
+static int write_report(Export *x, const Comparison *c, double measured, double took, Err *e) {
+    const Job *j = x->job;
+    const Options *o = &j->o;
+    const Parts bytes = model_bytes(&x->model), params = model_params(&x->model);
+    Str name = {"", 0};
+    char model[128], calibration[256] = "";
+    SweepPoint point[16];
+    ReportLayer *layer = NULL;
+    int result = -1;
+    if (gguf_get_str(&x->source.g, "general.name", &name, e)) return -1;
+    snprintf(model, sizeof model, "%.*s", (int)(name.n < 120 ? name.n : 120), name.s);
+    if (x->text.count)
+        snprintf(calibration, sizeof calibration, "%.150s, %lld tokens in windows of %lld",
+                 o->calibration, (long long)(x->text.count * x->text.window),
+                 (long long)x->text.window);
+    Report r = {.model = *model ? model : o->source, .source = o->source, .output = o->out,
+                .command = j->command, .method = method_name(o->method), .calibration = calibration,
+                .n_layers = x->plan.n_layers, .predicted = NAN, .measured = measured, .verify = c,
+                .verify_text = j->verify, .sweep = point, .seconds = took};
+    if (o->method == METHOD_FISHER) r.predicted = x->plan.predicted;
+    if (summarise(&x->plan, &layer, e)) goto done;
+    r.layer = layer;
+    r.params[0] = r.params[1] = sum_parts(params);
+    r.bytes[0] = r.bytes[1] = sum_parts(bytes);
+    for (int i = 0; i < x->plan.n_layers; i++) {
+        double all[2] = {0}, all_bytes[2] = {0};
+        add_sizes(&layer[i], R_Q, R_GATE, r.attention_params, r.attention_bytes);
+        add_sizes(&layer[i], R_Q, R_MATRICES, all, all_bytes);
+        r.params[1] += all[1] - all[0];
+        r.bytes[1] += all_bytes[1] - all_bytes[0];
+    }
+    if (j->n_sweep && (r.n_sweep = measure_sweep(x, point, e)) < 0) goto done;
+    result = report_write(j->report, &r, e);
+done:
+    summary_free(layer, (int)r.n_layers);
+    return result;
+}
+
+// The command as it can be typed again.
+static char *command_of(int argc, char **argv) {
+    size_t n = 1;
+    for (int i = 0; i < argc; i++) n += strlen(argv[i]) + 3;
+    char *text = alloc(n, 1, "command", NULL), *at = text;
+    for (int i = 0; i < argc && text; i++) {
+        const char *quote = strpbrk(argv[i], " \t\n\"$&|;<>()*?") ? "'" : "";
+        at += sprintf(at, "%s%s%s%s", i ? " " : "", quote, argv[i], quote);
+    }
+    return text;
+}
+
+static int export_model(const Job *j, Err *e) {
+    const Options *o = &j->o;
+    Export x = {.job = j, .loud = j->quiet ? NULL : stderr, .dense_loss = NAN};
+    const double start = seconds();
+    double measured = NAN;
+    Comparison c;
+    FileOut probe = {0};                     // what cannot be written is said before the work begins
+    int result = out_open(&probe, o->out, e);
+    out_abort(&probe);
+    if (result) return -1;
+    result = -1;
+    if (source_open(&x.source, o->source, o->tokenizer, e) ||
+        model_bind(&x.model, &x.source.g, e) ||
+        plan_check(o, &x.source, &x.model, e) ||
+        (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;
+    if (!j->quiet) table(&x.plan, measured, seconds() - start);
+    if (j->verify && verify(&x, &c, e)) goto done;
+    if (j->report && write_report(&x, j->verify ? &c : NULL, measured, seconds() - start, e)) goto done;
     result = 0;
 done:
-    out_abort(&out);
-    plan_free(&plan);
-    model_free(&model);
-    source_close(&source);
+    export_free(&x);
     return result;
 }
 
 int main(int argc, char **argv) {
-    bool quiet = false;
-    Options o = read_options(argc, argv, &quiet);
+    Job j = read_options(argc, argv);
     struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGXFSZ, &ignore, NULL);       // a file-size limit is a failed write like any other
-    check_output(&o);
+    check_output(&j.o);
     Err e = {""};
-    if (export_model(&o, quiet, &e)) die(interrupted ? "interrupted, nothing was written" : e.msg);
+    j.command = command_of(argc, argv);
+    if (export_model(&j, &e)) die(interrupted ? "interrupted, nothing was written" : e.msg);
+    free(j.command);
     if (fflush(stdout) || ferror(stdout)) die("cannot write to standard output");
     return 0;
 }

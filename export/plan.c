@@ -1,7 +1,8 @@
 // plan: from options and a source to the list of the output's tensors and its metadata. Reads no
 // weights. Owns the list and the index.
-#include "plan.h"
+#include "compress.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,16 +30,20 @@ static int by_first_letter(const void *a, const void *b) {
     return (x & -x) - (y & -y);
 }
 
-// "qkv+o": groups of letters, none twice, at least one; projections left out stay dense.
-static int parse_scheme(const char *text, LayerPlan *l, Err *e) {
+void groups_sort(LayerPlan *l) {
+    qsort(l->group, (size_t)l->n_groups, sizeof *l->group, by_first_letter);
+}
+
+int scheme_parse(const char *text, LayerPlan *l, Err *e) {
     int seen = 0, set = 0;
     l->n_groups = 0;
+    if (strcmp(text, "none") == 0) return 0;
     for (const char *c = text;; c++) {
         const char *at = *c ? strchr(letters, *c) : NULL;
         int bit = at ? 1 << (at - letters) : 0;
         if ((!at && *c && *c != '+') || (!at && !set) || seen & bit)
             return fail(e, "--scheme %.20s: expected groups of q, k, v, o, each once, such as "
-                           "qkvo, qkv+o or qk", text);
+                           "qkvo, qkv+o or qk; or none", text);
         seen |= bit;
         set |= bit;
         if (at) continue;
@@ -46,12 +51,11 @@ static int parse_scheme(const char *text, LayerPlan *l, Err *e) {
         set = 0;
         if (!*c) break;
     }
-    qsort(l->group, (size_t)l->n_groups, sizeof *l->group, by_first_letter);
+    groups_sort(l);
     return 0;
 }
 
-// "all", or numbers and ranges: 7,8,20-25. chosen (n)
-static int parse_layers(const char *text, int n, bool *chosen, Err *e) {
+int layers_parse(const char *text, int n, bool *chosen, Err *e) {
     bool all = strcmp(text, "all") == 0;
     for (int i = 0; i < n; i++) chosen[i] = all;
     while (!all) {
@@ -74,21 +78,53 @@ static int parse_layers(const char *text, int n, bool *chosen, Err *e) {
     return 0;
 }
 
+bool ffn_open(const Options *o) { return o->ffn && strcmp(o->ffn, "auto") == 0; }
+
+static const char *const ffn_name[] = {"gate", "up", "down"};
+
+// "gate:27:0.01,up:20-25:0.5": matrix, layers, part of the full rank that stays.
+static int parse_ffn(Plan *p, Err *e) {
+    static const char wanted[] = "auto, or such as gate:27:0.01,up:20-25:0.5";
+    bool *chosen = alloc((size_t)p->n_layers, sizeof *chosen, "plan", e);
+    char *text = alloc(strlen(p->o.ffn) + 1, 1, "plan", e), *save = NULL;
+    int result = chosen && text ? 0 : -1;
+    if (!result) strcpy(text, p->o.ffn);
+    for (char *one = text ? strtok_r(text, ",", &save) : NULL; one && !result;
+         one = strtok_r(NULL, ",", &save)) {
+        char *layers = strchr(one, ':'), *part = layers ? strchr(layers + 1, ':') : NULL, *end = NULL;
+        double rho = part ? strtod(part + 1, &end) : 0;
+        int m = 0;
+        if (!part || end == part + 1 || *end || !(rho > 0 && rho < 1)) {
+            result = fail(e, "--ffn %.40s: expected %s", p->o.ffn, wanted);
+            break;
+        }
+        *layers = *part = 0;
+        while (m < N_FFN && strcmp(one, ffn_name[m])) m++;
+        if (m == N_FFN) result = fail(e, "--ffn %.40s: expected %s", p->o.ffn, wanted);
+        else result = layers_parse(layers + 1, p->n_layers, chosen, e);
+        const Config *c = &p->model->config;
+        int64_t full = c->d < c->f ? c->d : c->f, r = llround(rho * (double)full);
+        for (int i = 0; i < p->n_layers && !result; i++)
+            if (chosen[i]) p->layer[i].ffn[m] = r > 1 ? r : 1;
+    }
+    free(chosen);
+    free(text);
+    return result;
+}
+
 // ---- ranks --------------------------------------------------------------------------------------
 
 static bool blocks(int type) { return type_info(type)->block > 1; }
 
-// Type of a group's factors: the one asked for, else that of the first matrix it replaces, so that a
-// file shrinks with its ranks; Q8_0 for a quantised type that the engine cannot write.
+int factor_type(const Options *o, int type) {
+    return o->type >= 0 ? o->type : type_info(type)->native ? type : T_Q8_0;
+}
+
+// Type of a group's factors: by the first matrix it replaces.
 static int group_type(const Plan *p, int layer, int set) {
-    const Mat *w = p->model->layer[layer].attn.w;
-    int type = -1;
-    if (p->o.type >= 0) return p->o.type;
-    for (int q = P_Q; q <= P_O; q++) {
-        if (!(set & 1 << q)) continue;
-        if (type < 0) type = type_info(w[q].type)->native ? w[q].type : T_Q8_0;
-    }
-    return type;
+    int q = P_Q;
+    while (!(set & 1 << q)) q++;
+    return factor_type(&p->o, p->model->layer[layer].attn.w[q].type);
 }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -168,6 +204,17 @@ static int add_copy(Plan *p, const GgufTensor *t, int layer, const char *part, E
     if (i.n_dims == 2 && p->o.type >= 0) i.type = fitting(p, p->o.type, i.cols);
     for (size_t k = 0; k < sizeof rotated / sizeof *rotated; k++)
         if (layer >= 0 && strcmp(part, rotated[k]) == 0) i.reorder = p->reorder;
+    if (layer >= 0 && p->weighted && p->weighted->down && p->weighted->down[layer] &&
+        strcmp(part, "ffn_down.weight") == 0) {
+        i.src = NULL;
+        i.part = PART_REFIT;
+        i.type = fitting(p, factor_type(&p->o, t->type), i.cols);
+    }
+    i.stack = layer < 0 ? 0 : 1 + stack_of(p->stack, p->n_stacks, p->model, layer, part);
+    if (i.stack) {
+        i.src = NULL;
+        i.type = fitting(p, factor_type(&p->o, t->type), i.cols);
+    }
     return add_item(p, i, e);
 }
 
@@ -191,12 +238,34 @@ static int add_factors(Plan *p, int layer, Err *e) {
                 i.type = fitting(p, group_type(p, layer, g->set), i.cols);
             if (add_item(p, i, e)) return -1;
         }
+        Item pivot = {.n_dims = 1, .layer = layer, .group = k, .part = PART_PIVOT, .type = T_I32,
+                      .rows = g->rank[EMBD], .cols = 1};
+        snprintf(pivot.name, sizeof pivot.name, "blk.%d.attn_tucker_%s_pivot", layer, set);
+        if (g->pivoted && add_item(p, pivot, e)) return -1;
     }
     return 0;
 }
 
+// B A in place of a matrix W (rows, cols) of the feed-forward.
+static int add_ffn(Plan *p, int layer, int matrix, const GgufTensor *w, Err *e) {
+    const int64_t r = p->layer[layer].ffn[matrix], cols = w->ne[0], rows = w->ne[1];
+    const int type = factor_type(&p->o, w->type), part = PART_FFN + 2 * matrix;
+    Item a = {.n_dims = 2, .layer = layer, .part = part, .rows = r, .cols = cols};
+    Item b = {.n_dims = 2, .layer = layer, .part = part + 1, .rows = rows, .cols = r};
+    a.type = fitting(p, type, a.cols);
+    b.type = fitting(p, type, b.cols);
+    snprintf(a.name, sizeof a.name, "blk.%d.ffn_%s_laser_in.weight", layer, ffn_name[matrix]);
+    snprintf(b.name, sizeof b.name, "blk.%d.ffn_%s_laser_out.weight", layer, ffn_name[matrix]);
+    return add_item(p, a, e) || add_item(p, b, e) ? -1 : 0;
+}
+
 static const char *const dense_name[] = {"attn_q.weight", "attn_k.weight", "attn_v.weight",
                                          "attn_output.weight"};
+
+// A product of rounded factors is rounded once more: finely, unless asked otherwise.
+static int rebuilt_type(const Plan *p, int type) {
+    return p->o.type >= 0 ? p->o.type : blocks(type) ? T_Q8_0 : type;
+}
 
 // The dense matrices of a factored layer of the source.
 static int add_rebuilt(Plan *p, int layer, Err *e) {
@@ -209,7 +278,7 @@ static int add_rebuilt(Plan *p, int layer, Err *e) {
         projection_shape(p->shape, q, &i.rows, &i.cols);
         snprintf(i.name, sizeof i.name, "blk.%d.%s", layer, dense_name[q]);
         int type = g->kind.rows ? g->core.type : a->w[q].type;
-        i.type = fitting(p, p->o.type >= 0 ? p->o.type : blocks(type) ? T_Q8_0 : type, i.cols);
+        i.type = fitting(p, rebuilt_type(p, type), i.cols);
         if (add_item(p, i, e)) return -1;
     }
     return 0;
@@ -222,6 +291,27 @@ static int layer_of(const char *name, const char **part) {
     long n = strtol(name + 4, &end, 10);
     *part = *end == '.' ? end + 1 : end;
     return n >= 0 && n < 1 << 20 ? (int)n : -1;
+}
+
+// "ffn_gate.weight" of F_GATE, with "_laser_in" behind gate for that factor; -1: another tensor.
+static int ffn_of(const char *part, const char *factor) {
+    for (int i = 0; i < N_FFN; i++) {
+        char name[48];
+        snprintf(name, sizeof name, "ffn_%s%s.weight", ffn_name[i], factor);
+        if (strcmp(part, name) == 0) return i;
+    }
+    return -1;
+}
+
+// A dense matrix of the feed-forward in place of its two factors in the source.
+static int add_rebuilt_ffn(Plan *p, int layer, int matrix, Err *e) {
+    const Layer *l = &p->model->layer[layer];
+    const LaserMat *w = matrix == F_GATE ? &l->gate : matrix == F_UP ? &l->up : &l->down;
+    Item i = {.n_dims = 2, .layer = layer, .part = PART_FFN + 2 * matrix, .rows = w->w.rows,
+              .cols = w->a.cols};
+    snprintf(i.name, sizeof i.name, "blk.%d.ffn_%s.weight", layer, ffn_name[matrix]);
+    i.type = fitting(p, rebuilt_type(p, w->w.type), i.cols);
+    return add_item(p, i, e);
 }
 
 // All tensors of one layer (or, layer = -1, of none) in the source's order; where matrices are
@@ -239,6 +329,13 @@ static int add_layer(Plan *p, int layer, const int *layer_of_tensor, Err *e) {
         for (int k = 0; layer >= 0 && k < p->layer[layer].n_groups; k++)
             for (int q = P_Q; q <= P_O; q++)
                 factor |= p->layer[layer].group[k].set & 1 << q && strcmp(part, dense_name[q]) == 0;
+        const int matrix = layer < 0 ? -1 : ffn_of(part, ""), in = ffn_of(part, "_laser_in");
+        if (matrix >= 0 && p->layer[layer].ffn[matrix]) {
+            if (add_ffn(p, layer, matrix, &g->tensor[t], e)) return -1;
+            continue;
+        }
+        if (in >= 0 && add_rebuilt_ffn(p, layer, in, e)) return -1;
+        if (in >= 0 || ffn_of(part, "_laser_out") >= 0) continue;         // only there when rebuilding
         if (!factor && add_copy(p, &g->tensor[t], layer, part, e)) return -1;
         if (!factor || replaced) continue;
         replaced = true;
@@ -249,7 +346,8 @@ static int add_layer(Plan *p, int layer, const int *layer_of_tensor, Err *e) {
 
 static int add_tensors(Plan *p, Err *e) {
     const Gguf *g = &p->source->g;
-    p->item = alloc(g->n_tensors + (size_t)p->n_layers * 4 * N_PARTS, sizeof *p->item, "plan", e);
+    const size_t most = 4 * (N_PARTS + 1) + 2 * N_FFN;         // tensors that a layer can gain
+    p->item = alloc(g->n_tensors + (size_t)p->n_layers * most, sizeof *p->item, "plan", e);
     int *layer = alloc(g->n_tensors, sizeof *layer, "plan", e), result = p->item && layer ? 0 : -1;
     for (uint64_t t = 0; t < g->n_tensors && !result; t++) {
         char name[GGUF_MAX_NAME + 1];
@@ -292,8 +390,11 @@ static int set_tucker(Plan *p, Err *e) {
     while (n > 1 && path[n - 1] == '/') n--;
     for (from = n; from && path[from - 1] != '/';) from--;
     gguf_set_int(p->b, "tucker.version", GGUF_U32, 1);
-    gguf_set_str(p->b, "tucker.rope_pairs", "half", 4);
-    gguf_set_str(p->b, "tucker.method", p->o.sweeps ? "hooi" : "hosvd", p->o.sweeps ? 4 : 5);
+    const char *pairs = p->to_half ? "half" : "interleaved", *method = method_name(p->o.method);
+    gguf_set_str(p->b, "tucker.rope_pairs", pairs, strlen(pairs));
+    gguf_set_str(p->b, "tucker.method", method, strlen(method));
+    if (p->weighted && p->weighted->text)
+        gguf_set_str(p->b, "tucker.calibration.sha256", p->weighted->text->sha256, 64);
     gguf_set_str(p->b, "tucker.source.name", path + from, n - from);
     gguf_set_str(p->b, "tucker.source.sha256", p->source->sha256, 64);
 
@@ -326,49 +427,135 @@ static int set_tucker(Plan *p, Err *e) {
 
 // ---- all of it ----------------------------------------------------------------------------------
 
-static int make(Plan *p, Err *e) {
-    const Config *c = &p->model->config;
-    bool factors = !p->o.dense && !p->o.rebuild;
-    p->to_half = factors || strcmp(c->arch, "llama") != 0;      // as a GGUF of that family has them
-    p->reorder = c->rope_half != p->to_half;
-    p->b = gguf_builder(e);
-    p->layer = alloc((size_t)p->n_layers, sizeof *p->layer, "plan", e);
+// Ranks of plain Tucker: the same scheme and budget for every chosen layer.
+static int plain_ranks(Plan *p, Err *e) {
     bool *chosen = alloc((size_t)p->n_layers, sizeof *chosen, "plan", e);
     LayerPlan l = {0};
     int result = -1;
-    if (!p->b || !p->layer || !chosen || (factors && parse_scheme(p->o.scheme, &l, e)) ||
-        parse_layers(factors ? p->o.layers : "all", p->n_layers, chosen, e)) goto done;
-    for (int i = 0; i < p->n_layers; i++) {
-        if (!chosen[i] || !factors) continue;
+    if (chosen && !scheme_parse(p->o.scheme ? p->o.scheme : "qkvo", &l, e) &&
+        !layers_parse(p->o.layers, p->n_layers, chosen, e)) result = 0;
+    for (int i = 0; i < p->n_layers && !result; i++) {
+        if (!chosen[i]) continue;
         p->layer[i] = l;
         for (int k = 0; k < l.n_groups; k++) choose_ranks(p, i, &p->layer[i].group[k]);
     }
-    if (add_tensors(p, e)) goto done;
-    copy_metadata(p);
-    result = factors ? set_tucker(p, e) : 0;
-done:
     free(chosen);
     return result;
 }
 
-int plan_make(Plan *p, const Options *o, const Source *s, const Model *m, Err *e) {
-    *p = (Plan){.o = *o, .source = s, .model = m, .shape = &m->layer[0].attn.shape,
-                .n_layers = (int)m->config.n_layers};
+// `--size`: what is left for matrices that may be factored, when all else keeps its bytes.
+static Budget budget_of(const Plan *p) {
+    Budget b = {.keep = p->o.keep, .loss = p->o.loss};
+    if (p->o.size <= 0) return b;
+    b.bytes = p->o.size - p->fixed_bytes;
+    return b;
+}
+
+// A matrix is replaced by factors or by what TRAWL makes of it, not both.
+static int stacks_are_apart(const Plan *p, Err *e) {
+    for (int i = 0; i < p->n_stacks; i++)
+        for (int l = p->stack[i].first; l <= p->stack[i].last; l++) {
+            const LayerPlan *f = &p->layer[l];
+            if (p->stack[i].attn ? f->n_groups : f->ffn[F_GATE] || f->ffn[F_UP] || f->ffn[F_DOWN])
+                return fail(e, "--trawl: the %s of layer %d is factored as well (--scheme none?)",
+                            p->stack[i].attn ? "attention" : "feed-forward", l);
+        }
+    return 0;
+}
+
+static bool by_data(const Plan *p) { return p->o.method >= METHOD_INPUT; }
+
+static int make(Plan *p, Err *e) {
+    const Config *c = &p->model->config;
+    const bool factors = !p->o.dense && !p->o.rebuild;
+    // Rows of Q and K are brought to the order that GGUF files of the family have, or, where they
+    // share a U_head with V, to the one in which V stands. Weighted factors follow the source.
+    p->to_half = factors && by_data(p) ? c->rope_half : factors || strcmp(c->arch, "llama") != 0;
+    p->reorder = c->rope_half != p->to_half;
+    p->b = gguf_builder(e);
+    p->layer = alloc((size_t)p->n_layers, sizeof *p->layer, "plan", e);
+    if (!p->b || !p->layer) return -1;
+    if (factors && (by_data(p) ? compression_ranks(p->weighted, budget_of(p), p->layer,
+                                                   &p->predicted, e)
+                               : plain_ranks(p, e))) return -1;
+    if (factors && p->o.ffn && !ffn_open(&p->o) && parse_ffn(p, e)) return -1;
+    if (p->o.trawl && stacks_parse(p->o.trawl, p->model, &p->stack, &p->n_stacks, e)) return -1;
+    if (stacks_are_apart(p, e) || add_tensors(p, e)) return -1;
+    copy_metadata(p);
+    return factors ? set_tucker(p, e) : 0;
+}
+
+static void unmake(Plan *p) {
+    gguf_builder_free(p->b);
+    free(p->layer);
+    free(p->item);
+    stacks_free(p->stack, p->n_stacks);
+    p->stack = NULL, p->n_stacks = 0;
+    p->b = NULL, p->layer = NULL, p->item = NULL, p->n_items = 0;
+}
+
+// `--size` counts everything, also an index whose size depends on what was chosen: planned again
+// with what the last plan showed, until the file fits.
+static int make_sized(Plan *p, Err *e) {
+    for (int i = 0;; i++) {
+        if (make(p, e)) return -1;
+        if (p->o.size <= 0) return 0;
+        const uint64_t bytes = gguf_size(p->b, e);
+        const double over = (double)bytes - p->o.size;
+        if (!bytes) return -1;
+        if (over <= 0 && (i || p->fixed_bytes > 0)) return 0;
+        if (i == 8) return fail(e, "--size: %.0f bytes are needed, %.0f were asked", (double)bytes,
+                                p->o.size);
+        p->fixed_bytes += over;
+        unmake(p);
+    }
+}
+
+const char *method_name(Method m) {
+    static const char *const names[] = {"hosvd", "hooi", "input", "kl", "fisher"};
+    return names[m];
+}
+
+int plan_check(const Options *o, const Source *s, const Model *m, Err *e) {
+    Plan p = {.o = *o, .source = s, .model = m, .n_layers = (int)m->config.n_layers};
+    LayerPlan l = {0};
+    int result = -1;
     if (o->rebuild && !m->config.tucker)
         return fail(e, "%s: no factors to multiply back (--rebuild takes a .tbin)", o->source);
     if (!o->rebuild && m->config.tucker)
         return fail(e, "%s: is factored already (--rebuild makes a dense file of it first)",
                     o->source);
+    if (o->dense || o->rebuild) return 0;
+    p.layer = alloc((size_t)p.n_layers, sizeof *p.layer, "plan", e);
+    bool *chosen = alloc((size_t)p.n_layers, sizeof *chosen, "plan", e);
+    if (o->trawl && stacks_parse(o->trawl, m, &p.stack, &p.n_stacks, e)) goto done;
+    if (!p.layer || !chosen || (o->scheme && scheme_parse(o->scheme, &l, e)) ||
+        layers_parse(o->layers, p.n_layers, chosen, e) ||
+        (o->ffn && !ffn_open(o) && parse_ffn(&p, e))) goto done;
+    result = 0;
+    for (int k = 0; k < l.n_groups && o->method >= METHOD_INPUT; k++)
+        if (l.group[k].set & HAS_O && l.group[k].set != HAS_O)
+            result = fail(e, "--scheme %s: weighted factors keep o apart from q, k and v (--method "
+                          "hooi does not)", o->scheme);
+done:
+    stacks_free(p.stack, p.n_stacks);
+    free(p.layer);
+    free(chosen);
+    return result;
+}
+
+int plan_make(Plan *p, const Options *o, const Source *s, const Model *m, const Compression *c,
+              Err *e) {
+    *p = (Plan){.o = *o, .source = s, .model = m, .weighted = c, .shape = &m->layer[0].attn.shape,
+                .n_layers = (int)m->config.n_layers};
     if (o->tokenizer && strcmp(s->kind, "gguf") == 0)
         note(p, "a GGUF holds its own tokenizer, %s is not read", o->tokenizer);
-    if (make(p, e) == 0) return 0;
+    if (make_sized(p, e) == 0) return 0;
     plan_free(p);
     return -1;
 }
 
 void plan_free(Plan *p) {
-    gguf_builder_free(p->b);
-    free(p->layer);
-    free(p->item);
+    unmake(p);
     *p = (Plan){0};
 }

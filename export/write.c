@@ -3,13 +3,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "plan.h"
+#include "compress.h"
 
 // One tensor, from the source or from w, row by row through a buffer.
-static int write_item(Plan *p, const Item *i, const float *w, FileOut *out, Err *e) {
+static int write_item(Plan *p, const Item *i, const void *values, FileOut *out, Err *e) {
     const GgufTensor *t = i->src;
+    const float *w = values;
     int64_t rows = i->rows, cols = i->cols;
     if (t && t->type == i->type && !i->reorder) return gguf_put(p->b, out, t->data, t->size, e);
+    if (i->part == PART_PIVOT && !t) return gguf_put(p->b, out, values, item_bytes(i), e);
     size_t from = 0, to = 0;
     if ((t && !row_size(t->type, cols, &from)) || !row_size(i->type, cols, &to))
         return fail(e, "tensor %s: rows of %lld numbers are no whole blocks", i->name,
@@ -38,17 +40,31 @@ static int write_item(Plan *p, const Item *i, const float *w, FileOut *out, Err 
 }
 
 // What replaces a layer's matrices, as floats: factors of its groups, or matrices rebuilt of them.
-typedef struct { GroupParts group[4]; float *w[4]; } LayerParts;
+typedef struct { GroupParts group[4]; float *w[4], *ffn[N_FFN][2]; } LayerParts;
 
 static int make_layer(Plan *p, int layer, LayerParts *parts, Err *e) {
     const Attention *a = &p->model->layer[layer].attn;
     const Config *c = &p->model->config;
     LayerPlan *l = &p->layer[layer];
+    const Layer *from = &p->model->layer[layer];
+    const LaserMat *ffn[N_FFN] = {&from->gate, &from->up, &from->down};
     for (int k = 0; k < a->n_groups; k++)
         if (rebuild_group(a, k, parts->w, e)) return -1;
+    for (int i = 0; i < N_FFN; i++)                      // only there when rebuilding
+        if (ffn[i]->a.rows && !(parts->ffn[i][0] = rebuild_product(&ffn[i]->w, &ffn[i]->a, e)))
+            return -1;
+    for (int i = 0; i < N_FFN; i++)
+        if (l->ffn[i] && compression_ffn(p->weighted, layer, i, l->ffn[i], &parts->ffn[i][0],
+                                         &parts->ffn[i][1], &l->ffn_error[i], e)) return -1;
     for (int k = 0; k < l->n_groups; k++) {
+        if (interrupted) return fail(e, "interrupted");            // a large group takes minutes
+        if (l->group[k].weighted) {
+            if (compression_group(p->weighted, layer, &l->group[k], &parts->group[k], l->error, e))
+                return -1;
+            continue;
+        }
         float *w[4] = {0};
-        int result = interrupted ? fail(e, "interrupted") : 0;     // a large group takes minutes
+        int result = 0;
         for (int q = P_Q; q <= P_O && !result; q++)
             if (l->group[k].set & 1 << q &&
                 !(w[q] = matrix(&a->w[q], c->hd, c->rope_dims, p->reorder && q <= P_K, p->to_half,
@@ -68,10 +84,24 @@ static void layer_free(LayerParts *parts) {
         parts_free(&parts->group[k]);
         free(parts->w[k]);
     }
+    for (int i = 0; i < N_FFN; i++) {
+        free(parts->ffn[i][0]);
+        free(parts->ffn[i][1]);
+    }
     *parts = (LayerParts){0};
 }
 
-static int write_tensors(Plan *p, FileOut *out, void (*progress)(int, int), Err *e) {
+// Where the numbers of a tensor that is not copied stand.
+static const void *values_of(const Plan *p, const Item *i, const LayerParts *parts) {
+    if (i->src || i->stack) return NULL;
+    if (p->o.rebuild && i->part < N_PARTS) return parts->w[i->part - PART_CORE];
+    if (i->part == PART_REFIT) return p->weighted->down[i->layer];
+    if (i->part == PART_PIVOT) return parts->group[i->group].pivot;
+    if (i->part >= PART_FFN) return parts->ffn[(i->part - PART_FFN) / 2][(i->part - PART_FFN) % 2];
+    return parts->group[i->group].part[i->part];
+}
+
+static int write_tensors(Plan *p, FileOut *out, Progress *progress, void *ctx, Err *e) {
     LayerParts parts = {0};
     int result = 0, layer = -1;
     for (size_t k = 0; k < p->n_items && !result; k++) {
@@ -79,14 +109,20 @@ static int write_tensors(Plan *p, FileOut *out, void (*progress)(int, int), Err 
         if (i->layer != layer) {
             layer = i->layer;
             layer_free(&parts);
-            if (progress) progress(layer, p->n_layers);
+            if (progress) progress(ctx, "factors", layer < 0 ? 0 : layer, p->n_layers);
             result = make_layer(p, layer, &parts, e);
         }
-        const float *w = i->src ? NULL : p->o.rebuild ? parts.w[i->part - PART_CORE]
-                                                      : parts.group[i->group].part[i->part];
-        if (!result) result = write_item(p, i, w, out, e);
+        float *made = NULL;
+        if (!result && i->stack) {
+            Stack *s = &p->stack[i->stack - 1];
+            const char *part = strchr(i->name + 4, '.') + 1;
+            if (stack_make(s, p->model, e) || !(made = stack_matrix(s, p->model, layer, part, e)))
+                result = -1;
+        }
+        if (!result) result = write_item(p, i, made ? made : values_of(p, i, &parts), out, e);
+        free(made);
     }
-    if (progress && !result) progress(p->n_layers, p->n_layers);
+    if (progress && !result) progress(ctx, "factors", p->n_layers, p->n_layers);
     layer_free(&parts);
     return result;
 }
@@ -101,9 +137,9 @@ static int patch_errors(Plan *p, FileOut *out, Err *e) {
     return result;
 }
 
-int plan_write(Plan *p, FileOut *out, void (*progress)(int done, int total), Err *e) {
+int plan_write(Plan *p, FileOut *out, Progress *progress, void *ctx, Err *e) {
     bool factors = !p->o.dense && !p->o.rebuild;
-    if (gguf_begin(p->b, out, e) || write_tensors(p, out, progress, e) || gguf_end(p->b, out, e))
+    if (gguf_begin(p->b, out, e) || write_tensors(p, out, progress, ctx, e) || gguf_end(p->b, out, e))
         return -1;
     return factors ? patch_errors(p, out, e) : 0;
 }

@@ -11,7 +11,7 @@ static const Rig rigs[] = {
     {"qwen2", NULL, 40, 4, 2, 10, 64, 61, 2, 64, true, false, false, 4, T_F32, 3},
     {"qwen3", NULL, 48, 4, 1, 24, 64, 61, 2, 64, false, true, false, 0, T_BF16, 4},
 };
-static const Options plain = {.source = "folder/rig.gguf/", .scheme = "qkvo", .layers = "all", .keep = 0.5,
+static const Options plain = {.source = "folder/rig.gguf/", .scheme = "qkvo", .layers = "all", .method = METHOD_HOOI, .keep = 0.5,
                               .type = -1, .sweeps = 3};
 static const SessionConfig session = {64, 8, T_F32, CACHE_DENSE};
 enum { N = 23 };
@@ -24,8 +24,8 @@ typedef struct { Gguf g; Model m; } Written;
 static int export_to(int turn, const Options *o, const Source *s, const Model *m, Plan *p, Written *w) {
     FileOut out = {0};
     *w = (Written){0};
-    int result = plan_make(p, o, s, m, &err) || out_open(&out, path[turn], &err) ||
-                 plan_write(p, &out, NULL, &err) || out_commit(&out, &err) ||
+    int result = plan_make(p, o, s, m, NULL, &err) || out_open(&out, path[turn], &err) ||
+                 plan_write(p, &out, NULL, NULL, &err) || out_commit(&out, &err) ||
                  gguf_open(&w->g, path[turn], &err) || model_bind(&w->m, &w->g, &err) ? -1 : 0;
     out_abort(&out);
     return result;
@@ -174,7 +174,7 @@ static int ranks_and_types(void) {
         Options o = plain;
         o.scheme = cases[i].scheme, o.keep = cases[i].keep, o.type = cases[i].type;
         memcpy(o.rank, cases[i].rank, sizeof o.rank);
-        CHECK(plan_make(&p, &o, &s, &r.m, &err) == 0, "case %d: %s", i, err.msg);
+        CHECK(plan_make(&p, &o, &s, &r.m, NULL, &err) == 0, "case %d: %s", i, err.msg);
         Gguf g;
         CHECK(gguf_build(p.b, "plan", &g, &err) == 0, "case %d: %s", i, err.msg);
         const GgufKv *ranks = gguf_kv(&g, "tucker.ranks");
@@ -215,7 +215,7 @@ static int quantised_source(void) {
     for (int64_t i = 0; i < a->rows; i++)
         CHECK(!memcmp((const char *)a->data + (size_t)pair_row(i, 32, 32, true) * row,
                       (const char *)b->data + (size_t)i * row, row), "row %d of Q", (int)i);
-    a = &r.m.layer[0].down, b = &w.m.layer[0].down;
+    a = &r.m.layer[0].down.w, b = &w.m.layer[0].down.w;
     CHECK(b->type == T_Q4_0 && !memcmp(a->data, b->data, mat_bytes(a)), "ffn_down");
     int64_t version = 0;
     CHECK(gguf_get_int(&w.g, "general.quantization_version", 0, 9, &version, &err) == 0 && version == 2, "key");
@@ -266,10 +266,10 @@ static int metadata(void) {
     CHECK(scheme && scheme->count == 2 && scheme->strings[0].n == 0 && str_is(scheme->strings[1], "qk+o"), "scheme");
     CHECK(gguf_has(&w.g, "blk.0.attn_q.weight") && !gguf_has(&w.g, "blk.1.attn_q.weight") &&
           gguf_has(&w.g, "blk.1.attn_v.weight"), "tensors");
-    CHECK(plan_make(&(Plan){0}, &o, &(Source){.g = w.g}, &w.m, &err) == -1 && strstr(err.msg, "--rebuild"),
+    CHECK(plan_check(&o, &(Source){.g = w.g}, &w.m, &err) == -1 && strstr(err.msg, "--rebuild"),
           "%s", err.msg);
     o.rebuild = true;
-    CHECK(plan_make(&(Plan){0}, &o, &s, &r.m, &err) == -1 && strstr(err.msg, ".tbin"), "%s", err.msg);
+    CHECK(plan_check(&o, &s, &r.m, &err) == -1 && strstr(err.msg, ".tbin"), "%s", err.msg);
     close_written(&w);
     plan_free(&p);
     gguf_free(&g);
@@ -291,7 +291,7 @@ static int bad_requests(void) {
         Plan p;
         Options o = plain;
         o.scheme = bad[i].scheme, o.layers = bad[i].layers;
-        CHECK(plan_make(&p, &o, &s, &r.m, &err) == -1, "scheme '%s', layers '%s' were taken", bad[i].scheme,
+        CHECK(plan_make(&p, &o, &s, &r.m, NULL, &err) == -1, "scheme '%s', layers '%s' were taken", bad[i].scheme,
               bad[i].layers);
         CHECK(strstr(err.msg, strcmp(bad[i].layers, "all") ? "--layers" : "--scheme"), "%s", err.msg);
     }
@@ -320,11 +320,11 @@ static int failed_write(void) {
     Source s = source_of(&r.g);
     FILE *f = fopen(path[0], "w");
     CHECK(f && fputs("old", f) >= 0 && fclose(f) == 0, "cannot write %s", path[0]);
-    CHECK(plan_make(&p, &plain, &s, &r.m, &err) == 0, "%s", err.msg);
+    CHECK(plan_make(&p, &plain, &s, &r.m, NULL, &err) == 0, "%s", err.msg);
     FileOut out;
     CHECK(out_open(&out, path[0], &err) == 0, "%s", err.msg);
     interrupted = 1;
-    CHECK(plan_write(&p, &out, NULL, &err) == -1, "written though interrupted");
+    CHECK(plan_write(&p, &out, NULL, NULL, &err) == -1, "written though interrupted");
     interrupted = 0;
     out_abort(&out);
     char text[8] = "", part[300];

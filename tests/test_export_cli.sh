@@ -41,11 +41,18 @@ refuses "no output" "-o OUT" x
 refuses "unknown flag" "--nonsense" x -o "$out" --nonsense
 refuses "flag without a value" "--scheme needs" x -o "$out" --scheme
 refuses "two sources" "more than one" x y -o "$out"
-for f in "--keep 0" "--keep 1.5" "--keep x" "--keep nan" "--keep -1" "--rank 5" "--rank 5,0" "--rank 1,2,3,4" "--rank a,b" "--rank 5," \
-    "--rank 99999999999999999999,1" "--type q5_0" "--type int" "--method als" "--sweeps 0" "--sweeps x" "-t 0" "-t 257"; do
+for f in "--keep 0" "--keep 1.5" "--keep x" "--keep nan" "--keep -1" "--rank x" "--rank 5,0" "--rank 1,2,3,4" "--rank a,b" "--rank 5," \
+    "--rank 99999999999999999999,1" "--type q5_0" "--type int" "--method als" "--sweeps -1" "--sweeps x" "-t 0" "-t 257" \
+    "--size 0" "--size 5x" "--loss 0" "--loss x" "--calib-tokens 5" "--calib-window x" "--seed 0" "--windows 0" "--sweep 0.5" "--sweep 2,x"; do
     refuses "bad value $f" "${f% *}" x -o "$out" $f
 done
-refuses "keep and rank" "not both" x -o "$out" --keep 0.5 --rank 8,8
+refuses "keep and rank" "one of them" x -o "$out" --keep 0.5 --rank 8,8
+refuses "size and loss" "one of them" x -o "$out" --size 1M --loss 0.1
+refuses "a loss without gradients" "fisher" x -o "$out" --loss 0.1 --method kl
+refuses "calibration of a plain method" "weighted" x -o "$out" --method hooi --calib self
+refuses "ranks of U_head by data" "one rank" x -o "$out" --method fisher --rank 8,8
+refuses "sweep without a page" "--report" x -o "$out" --sweep 1,2
+refuses "windows without a text" "--verify" x -o "$out" --windows 2
 refuses "dense and rebuild" "not both" x -o "$out" --dense --rebuild
 refuses "dense with a scheme" "no factors" x -o "$out" --dense --scheme qkvo
 refuses "sweeps of hosvd" "hooi" x -o "$out" --method hosvd --sweeps 3
@@ -73,32 +80,68 @@ if [ ! -f "$bin" ] || [ ! -f "$tok" ]; then
 fi
 
 # --- what works
-for scheme in qkvo qkv+o qk+v+o q+k+v+o qk o v+q; do works "scheme $scheme" "$bin" --tokenizer "$tok" --scheme $scheme; done
+for scheme in qkvo qkv+o qk+v+o q+k+v+o qk o v+q; do works "scheme $scheme" "$bin" --tokenizer "$tok" --method hooi --scheme $scheme; done
 for type in f32 f16 bf16 q8_0 q4_0 q4_1; do works "type $type" "$bin" --tokenizer "$tok" --type $type --rank 32,8; done
 works "hosvd" "$bin" --tokenizer "$tok" --method hosvd --rank 20,6,4 --layers 0,2-3
 [ "$(grep -c '^ .*dense' "$tmp/table")" -eq 2 ] && ok || bad "layers 1 and 4 are not said to be dense: $(cat "$tmp/table")"
 grep -q "20,6,4" "$tmp/table" && ok || bad "the table shows no ranks"
-works "full rank" "$bin" --tokenizer "$tok" --keep 1
+works "full rank" "$bin" --tokenizer "$tok" --scheme qkvo --keep 1
 awk '$2 == "qkvo" && $3 + $4 + $5 + $6 < 1e-3 {n++} END {exit n != 5}' "$tmp/table" && ok || bad "full rank has errors: $(cat "$tmp/table")"
 works "too large a rank" "$bin" --tokenizer "$tok" --rank 500,500
 grep -q "r_head 500 is more than there is, 8 is used" "$tmp/err" && ok || bad "no note: $(cat "$tmp/err")"
-works "quiet" "$bin" --tokenizer "$tok" -q
+works "quiet" "$bin" --tokenizer "$tok" --scheme qkvo -q
 [ ! -s "$tmp/table" ] && [ ! -s "$tmp/err" ] && ok || bad "-q prints"
 cp "$out" "$tmp/first.tbin"
 for threads in 1 2 3; do
-    works "$threads threads" "$bin" --tokenizer "$tok" -q -t $threads
+    works "$threads threads" "$bin" --tokenizer "$tok" --scheme qkvo -q -t $threads
     cmp -s "$out" "$tmp/first.tbin" && ok || bad "$threads threads give another file"
 done
 cp "$bin" "$tmp/m.bin"; cp "$tok" "$tmp/tokenizer.bin"
-works "tokenizer.bin beside the weights" "$tmp/m.bin"
+works "tokenizer.bin beside the weights" "$tmp/m.bin" --scheme qkvo
 works "rebuilt" "$tmp/first.tbin" --rebuild
 works "dense" "$bin" --tokenizer "$tok" --dense --type f16
 cp "$out" "$tmp/dense.gguf"
-works "a GGUF" "$tmp/dense.gguf" --scheme qk+o
+works "a GGUF" "$tmp/dense.gguf" --method hooi --scheme qk+o
+
+# --- weighted by data
+small="--calib-tokens 1024 --calib-window 128"
+for method in fisher kl input; do works "method $method" "$tmp/dense.gguf" --method $method --keep 0.6 $small; done
+works "the model's own text" "$tmp/dense.gguf" --keep 0.6 $small -q
+cp "$out" "$tmp/own.tbin"
+works "the same again, three threads" "$tmp/dense.gguf" --keep 0.6 $small -q -t 3
+cmp -s "$out" "$tmp/own.tbin" && ok || bad "the same export twice gives other bytes"
+works "another seed" "$tmp/dense.gguf" --keep 0.6 $small -q --seed 2
+cmp -s "$out" "$tmp/own.tbin" && bad "another seed gives the same bytes" || ok
+works "a size" "$tmp/dense.gguf" --size 580k $small
+[ "$(wc -c <"$out")" -le 580000 ] && ok || bad "--size 580k wrote $(wc -c <"$out") bytes"
+works "a loss" "$tmp/dense.gguf" --loss 0.05 $small
+awk '/nats measured/ {found = 1; if ($(NF - 2) > 0.05) exit 1} END {exit !found}' "$tmp/table" && ok || bad "--loss 0.05: $(tail -3 "$tmp/table")"
+works "refitted" "$tmp/dense.gguf" --keep 0.5 --refit $small
+refuses "a refit without a text" "calibration" x -o "$out" --method hooi --refit
+works "a rank" "$tmp/dense.gguf" --rank 16 --scheme q+k+o $small
+works "LASER by hand" "$tmp/dense.gguf" --scheme none --ffn gate:4:0.25,up:3-4:0.5
+works "LASER and Tucker under one budget" "$tmp/dense.gguf" --keep 0.8 --ffn auto $small
+cp "$out" "$tmp/hybrid.tbin"
+works "the hybrid rebuilt" "$tmp/hybrid.tbin" --rebuild --type f32
+for form in cp tucker; do works "TRAWL by $form" "$tmp/dense.gguf" --trawl ffn:0-3/2:$form:0.5,attn:4:$form:0.5; done
+refuses "TRAWL of what is factored" "as well" "$tmp/dense.gguf" -o "$out.x" --scheme q --method hooi --trawl attn:4:cp:0.5 -q
+refuses "a bad list of TRAWL" "--trawl" "$tmp/dense.gguf" -o "$out.x" --trawl ffn:0-9:cp:0.5
+refuses "a bad list of LASER" "--ffn" "$tmp/dense.gguf" -o "$out.x" --ffn gate:1
+refuses "weighted factors with o tied" "keep o apart" "$tmp/dense.gguf" -o "$out.x" --method fisher --scheme qkvo
+refuses "a text too short" "shorter" "$tmp/dense.gguf" -o "$out.x" --calib "$tmp/text" --calib-tokens 256
+refuses "no such text" "nowhere" "$tmp/dense.gguf" -o "$out.x" --calib nowhere
+refuses "no room in so small a file" "budget" "$tmp/dense.gguf" -o "$out.x" --size 1k $small -q
+text=$data/stories/tinystories_valid.txt
+if [ -f "$text" ]; then
+    head -c 60000 "$text" >"$tmp/story.txt"
+    works "a file and its own text" "$tmp/dense.gguf" --calib "self,$tmp/story.txt" $small --verify "$tmp/story.txt" --windows 2 --report "$tmp/page.html" --sweep 1.5,3,900
+    grep -q "mean KLD" "$tmp/table" && grep -q "</html>" "$tmp/page.html" && ok || bad "--verify or --report: $(tail -3 "$tmp/table")"
+    rm -f "$tmp/page.html"
+else skipped=$((skipped + 1)); echo "skip export_cli: no stories to calibrate on"; fi
 
 # --- what must not be lost
 echo old >"$tmp/old.tbin"
-$export "$bin" --tokenizer "$tok" -q -o "$tmp/old.tbin" && cmp -s "$tmp/old.tbin" "$tmp/first.tbin" && ok || bad "an older file is not replaced"
+$export "$bin" --tokenizer "$tok" --scheme qkvo -q -o "$tmp/old.tbin" && cmp -s "$tmp/old.tbin" "$tmp/first.tbin" && ok || bad "an older file is not replaced"
 refuses "onto the source" "is the source" "$tmp/m.bin" -o "$tmp/m.bin"
 refuses "onto the tokenizer" "is the source" "$bin" --tokenizer "$tmp/tokenizer.bin" -o "$tmp/tokenizer.bin"
 ln "$tmp/m.bin" "$tmp/link.bin"
@@ -129,11 +172,11 @@ for n in 10 1000 20000 500000; do
     refuses "GGUF cut at $n" "cut.gguf" "$tmp/cut.gguf" -o "$out.x"
 done
 cp "$tmp/first.tbin" "$tmp/keep.tbin"
-(ulimit -f 200; $export "$bin" --tokenizer "$tok" -q -o "$tmp/keep.tbin" 2>"$tmp/err"); code=$?
+(ulimit -f 200; $export "$bin" --tokenizer "$tok" --scheme qkvo -q -o "$tmp/keep.tbin" 2>"$tmp/err"); code=$?
 [ $code -eq 1 ] && [ "$(wc -l <"$tmp/err")" -eq 1 ] && cmp -s "$tmp/keep.tbin" "$tmp/first.tbin" && [ ! -e "$tmp/keep.tbin.part" ] &&
     ok || bad "a full disk: code $code, $(cat "$tmp/err")"
 if [ -e /dev/full ]; then
-    $export "$bin" --tokenizer "$tok" -o "$out" >/dev/full 2>"$tmp/err"; code=$?
+    $export "$bin" --tokenizer "$tok" --scheme qkvo -o "$out" >/dev/full 2>"$tmp/err"; code=$?
     [ $code -eq 1 ] && grep -q "standard output" "$tmp/err" && ok || bad "a full standard output: code $code"
 fi
 
@@ -142,7 +185,7 @@ d=768 layers=8
 { printf '\0\003\0\0' ; printf '\0\003\0\0'; printf '\010\0\0\0'; printf '\014\0\0\0'; printf '\014\0\0\0'; printf '\0\002\0\0'; printf '\010\0\0\0'; } >"$tmp/zero.bin"
 truncate -s $((28 + 4 * (512 * d + layers * (2 * d + 7 * d * d) + d + 8 * 64))) "$tmp/zero.bin"
 for signal in INT TERM; do
-    $export "$tmp/zero.bin" --tokenizer "$tok" -q --keep 0.1 -o "$tmp/keep.tbin" 2>"$tmp/err" & pid=$!
+    $export "$tmp/zero.bin" --tokenizer "$tok" --scheme qkvo -q --keep 0.1 -o "$tmp/keep.tbin" 2>"$tmp/err" & pid=$!
     for i in $(seq 100); do [ -e "$tmp/keep.tbin.part" ] && break; sleep 0.1; done
     sleep 0.2
     kill -$signal $pid; wait $pid; code=$?
