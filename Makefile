@@ -13,6 +13,7 @@ ENGINE  = $(wildcard core/*.c) tucker.c model.c tokenizer.c
 EXPORT  = $(filter-out export/export.c,$(wildcard export/*.c))
 TOOLS   = $(wildcard tools/*.c)
 TESTS   = $(wildcard tests/test_*.c)
+SCRIPTS = $(wildcard tests/test_*.sh)
 obj     = $(patsubst %.c,$(BUILD)/%.o,$(1))
 TEST_BIN = $(patsubst tests/%.c,$(BUILD)/tests/%,$(TESTS))
 
@@ -29,14 +30,15 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 test: all $(TEST_BIN)
-	@tests/run.sh $(TEST_BIN) $(wildcard tests/test_*.sh)
+	@tests/run.sh $(TEST_BIN) $(SCRIPTS)
 # The tests again under each compiler with AddressSanitizer and UndefinedBehaviorSanitizer.
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+CHECK    ?= gcc clang
 check:
-	@for cc in gcc clang; do command -v $$cc >/dev/null || { echo "no $$cc here"; continue; }; \
+	@for cc in $(CHECK); do command -v $$cc >/dev/null || { echo "no $$cc here"; continue; }; \
 	    $(MAKE) -s BUILD=build/$$cc-asan CC=$$cc OPENMP=0 CFLAGS="$(SANITIZE)" sanitized || exit 1; done
 sanitized: $(TEST_BIN) $(BUILD)/run $(BUILD)/export/export
-	@RUN=$(BUILD)/run EXPORT=$(BUILD)/export/export tests/run.sh $(TEST_BIN) $(filter-out tests/test_house.sh,$(wildcard tests/test_*.sh))
+	@RUN=$(BUILD)/run EXPORT=$(BUILD)/export/export tests/run.sh $(TEST_BIN) $(filter-out tests/test_house.sh,$(SCRIPTS))
 $(BUILD)/run: $(call obj,run.c $(TOOLS) $(ENGINE))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 $(BUILD)/export/export: $(call obj,export/export.c $(EXPORT) $(ENGINE))

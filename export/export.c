@@ -29,7 +29,7 @@ static const char usage[] =
 "         --refit     fit the feed-forward's down projections to what attention became\n"
 "         --no-pivot  store identity blocks     --sweeps N  of hooi (10)\n"
 "         --type T          of stored matrices: f32 f16 bf16 q8_0 q4_0 q4_1. Without it dense\n"
-"                           ones keep theirs and factors take that of what they replace\n"
+"                           ones keep theirs and factors take it (weighted ones of 4 bits: q8_0)\n"
 "then     --verify FILE     compare with the dense model on a text, --windows K (16) of 512\n"
 "         --report FILE     an HTML page     --sweep 1.33,2,4  with the loss at these ratios\n"
 "instead  --dense           no factors: an ordinary GGUF\n"

@@ -117,7 +117,9 @@ static int parse_ffn(Plan *p, Err *e) {
 static bool blocks(int type) { return type_info(type)->block > 1; }
 
 int factor_type(const Options *o, int type) {
-    return o->type >= 0 ? o->type : type_info(type)->native ? type : T_Q8_0;
+    const bool four_bits = type == T_Q4_0 || type == T_Q4_1;
+    if (o->type >= 0) return o->type;
+    return !type_info(type)->native || (four_bits && o->method >= METHOD_INPUT) ? T_Q8_0 : type;
 }
 
 // Type of a group's factors: by the first matrix it replaces.

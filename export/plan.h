@@ -90,7 +90,8 @@ int layers_parse(const char *text, int n, bool *chosen, Err *e);
 void groups_sort(LayerPlan *l);
 bool ffn_open(const Options *o);               // ranks of the feed-forward are part of the budget
 // Type of the factors that replace a matrix stored in `type`: the one asked for, else the same, so
-// that a file shrinks with its ranks; Q8_0 for a quantised type that is not native.
+// that a file shrinks with its ranks. Q8_0 for a quantised type that is not native, and for weighted
+// factors of 4-bit matrices: they multiply each other's rounding errors, and 4 bits ruin them.
 int factor_type(const Options *o, int type);
 // The scheme of a layer as it is stored: "qkv+o"; "" for a dense one.
 void scheme_text(const LayerPlan *l, char text[8]);
