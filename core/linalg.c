@@ -105,7 +105,7 @@ CLONES static void pole_product(double *restrict product, const double *restrict
 
 double norm2(const double *a, int64_t n) { return dot_f64(a, a, n); }
 
-static double *matrix(int64_t rows, int64_t cols, const char *what, Err *e) {
+double *alloc_matrix(int64_t rows, int64_t cols, const char *what, Err *e) {
     size_t n;
     if (rows < 0 || cols < 0 || !mul_size((size_t)rows, (size_t)cols, &n)) {
         fail(e, "%s: %lld x %lld is no size for a matrix", what, (long long)rows, (long long)cols);
@@ -183,8 +183,8 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
     double scale = largest(a, m * n);
     if (isnan(scale)) return fail(e, "qr: the matrix has an entry that is not finite");
     int status = -1;
-    double *at = matrix(n, m, "qr", e), *q = matrix(n, m, "qr", e), *tau = matrix(n, 1, "qr", e);
-    double *work = matrix(n, 2 * BLOCK, "qr", e);
+    double *at = alloc_matrix(n, m, "qr", e), *q = alloc_matrix(n, m, "qr", e), *tau = alloc_matrix(n, 1, "qr", e);
+    double *work = alloc_matrix(n, 2 * BLOCK, "qr", e);
     if (!at || !q || !tau || !work) goto done;
 
     transpose(a, m, n, at);                                            // column i of A: row i
@@ -467,9 +467,9 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
     if (isnan(scale)) return fail(e, "%s: the matrix has an entry that is not finite", what);
 
     int status = -1;
-    double *line = matrix(8, n, what, e), *q = matrix(n, n, what, e);
-    double *w = matrix(BLOCK, n, what, e), *work = matrix(2 * BLOCK, r, what, e);
-    Merge m = {.s = matrix(n, n, what, e), .rows = matrix(n, n, what, e),
+    double *line = alloc_matrix(8, n, what, e), *q = alloc_matrix(n, n, what, e);
+    double *w = alloc_matrix(BLOCK, n, what, e), *work = alloc_matrix(2 * BLOCK, r, what, e);
+    Merge m = {.s = alloc_matrix(n, n, what, e), .rows = alloc_matrix(n, n, what, e),
                .order = alloc((size_t)n, sizeof *m.order, what, e),
                .live = alloc((size_t)n, 3 * sizeof *m.live, what, e),
                .side = alloc((size_t)n, 1, what, e)};
@@ -519,7 +519,7 @@ int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e) {
 // ---- Cholesky -----------------------------------------------------------------------------------
 
 int cholesky(double *a, int64_t n, Err *e) {
-    double *neg = matrix(BLOCK, n, "cholesky", e);
+    double *neg = alloc_matrix(BLOCK, n, "cholesky", e);
     if (!neg) return -1;
     for (int64_t lo = 0; lo < n; lo += BLOCK) {
         int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
@@ -575,8 +575,8 @@ static void complete(double *v, int64_t i, int64_t n) {
 static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s, double *v,
                     Err *e) {
     int status = -1;
-    double *q = matrix(m, n, "svd", e), *r = matrix(n, n, "svd", e), *g = matrix(n, n, "svd", e);
-    double *w = matrix(n, n, "svd", e), *ut = matrix(n, m, "svd", e), *b = matrix(n, n, "svd", e);
+    double *q = alloc_matrix(m, n, "svd", e), *r = alloc_matrix(n, n, "svd", e), *g = alloc_matrix(n, n, "svd", e);
+    double *w = alloc_matrix(n, n, "svd", e), *ut = alloc_matrix(n, m, "svd", e), *b = alloc_matrix(n, n, "svd", e);
     Ranked *order = alloc((size_t)n, sizeof *order, "svd", e);
     if (!q || !r || !g || !w || !ut || !b || !order) goto done;
 
@@ -631,7 +631,7 @@ done:
 
 int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e) {
     if (m >= n) return svd_tall(a, m, n, u, s, v, e);
-    double *at = matrix(n, m, "svd", e);                               // A^T = V diag(s) U^T
+    double *at = alloc_matrix(n, m, "svd", e);                               // A^T = V diag(s) U^T
     if (!at) return -1;
     transpose(a, m, n, at);
     int status = svd_tall(at, n, m, v, s, u, e);

@@ -20,6 +20,8 @@ int cholesky(double *a, int64_t n, Err *e);
 // Thin SVD: A (m, n) = U (m, k) diag(s) V^T, V (n, k), k = min(m, n). s descending. A is kept.
 int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e);
 
+// Zeroed memory of a matrix (rows, cols), freed by free(); sizes are checked.
+double *alloc_matrix(int64_t rows, int64_t cols, const char *what, Err *e);
 double norm2(const double *a, int64_t n);                  // sum of squares
 
 #endif

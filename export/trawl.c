@@ -12,15 +12,6 @@
 #include "../core/linalg.h"
 #include "../tucker.h"
 
-static double *matrix(int64_t rows, int64_t cols, const char *what, Err *e) {
-    size_t n;
-    if (rows < 0 || cols < 0 || !mul_size((size_t)rows, (size_t)cols, &n)) {
-        fail(e, "%s: %lld x %lld is no size for a matrix", what, (long long)rows, (long long)cols);
-        return NULL;
-    }
-    return alloc(n, sizeof(double), what, e);
-}
-
 static int check_tensor(const char *what, const int64_t n[3], Err *e) {
     size_t size = sizeof(double);
     for (int mode = 0; mode < 3; mode++)
@@ -91,19 +82,19 @@ static int cp_new(Cp *p, const int64_t n[3], int64_t rank, Err *e) {
     p->step = SLAB / wide / n[2];
     if (p->step < 1) p->step = 1;
     if (p->step > n[1]) p->step = n[1];
-    p->length = matrix(rank, 1, "CP lengths", e);
-    p->normal = matrix(rank, rank, "CP normal equations", e);
-    p->rhs = matrix(longest, rank, "CP equations", e);
-    p->rhs_c = matrix(n[2], rank, "CP equations", e);
-    p->tile = matrix(rank, TILE, "CP tile", e);
-    p->slab = matrix(p->step * n[2], rank, "CP slab", e);
-    p->back = matrix(p->step * n[2], n[0], "CP slab", e);
+    p->length = alloc_matrix(rank, 1, "CP lengths", e);
+    p->normal = alloc_matrix(rank, rank, "CP normal equations", e);
+    p->rhs = alloc_matrix(longest, rank, "CP equations", e);
+    p->rhs_c = alloc_matrix(n[2], rank, "CP equations", e);
+    p->tile = alloc_matrix(rank, TILE, "CP tile", e);
+    p->slab = alloc_matrix(p->step * n[2], rank, "CP slab", e);
+    p->back = alloc_matrix(p->step * n[2], n[0], "CP slab", e);
     if (!p->length || !p->normal || !p->rhs || !p->rhs_c || !p->tile || !p->slab || !p->back)
         return -1;
     uint64_t state = 1;
     for (int mode = 0; mode < 3; mode++) {
-        double *f = p->factor[mode] = matrix(n[mode], rank, "CP factor", e);
-        p->gram[mode] = matrix(rank, rank, "CP Gram matrix", e);
+        double *f = p->factor[mode] = alloc_matrix(n[mode], rank, "CP factor", e);
+        p->gram[mode] = alloc_matrix(rank, rank, "CP Gram matrix", e);
         if (!f || !p->gram[mode]) return -1;
         for (int64_t i = 0; i < n[mode] * rank; i++)       // near enough to normal
             for (int k = 0; k < 4; k++) f[i] += random_f32(&state) - 0.5;

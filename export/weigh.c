@@ -11,15 +11,6 @@
 #include "../core/kernels.h"
 #include "../core/linalg.h"
 
-static double *matrix(int64_t rows, int64_t cols, const char *what, Err *e) {
-    size_t n;
-    if (rows < 0 || cols < 0 || !mul_size((size_t)rows, (size_t)cols, &n)) {
-        fail(e, "%s: %lld x %lld is no size for a matrix", what, (long long)rows, (long long)cols);
-        return NULL;
-    }
-    return alloc(n, sizeof(double), what, e);
-}
-
 // The largest absolute value, or NAN when an entry is not finite.
 static double largest(const double *a, int64_t n) {
     double size = 0;
@@ -67,8 +58,8 @@ static int metric_roots(Metric d2, int64_t m, double ridge, double *root, double
     if (!(mean_of_all > 1e-280)) mean_of_all = 1;
 
     int status = -1;
-    double *a = matrix(n, n, "metric", e), *l = matrix(n, 1, "metric", e);
-    double *v = matrix(n, n, "metric", e);
+    double *a = alloc_matrix(n, n, "metric", e), *l = alloc_matrix(n, 1, "metric", e);
+    double *v = alloc_matrix(n, n, "metric", e);
     if (!a || !l || !v) goto done;
     for (int64_t row = 0; row < m; row += n) {
         double mean = 0;
@@ -102,9 +93,9 @@ done:
 static int order_unseen(double *u, int64_t k, int64_t first, const double *y, int64_t n, Err *e) {
     const int64_t rest = k - first;
     int status = -1;
-    double *s = matrix(rest, n, "weigh", e), *gram = matrix(rest, rest, "weigh", e);
-    double *values = matrix(rest, 1, "weigh", e), *turn = matrix(rest, rest, "weigh", e);
-    double *turned = matrix(k, rest, "weigh", e);
+    double *s = alloc_matrix(rest, n, "weigh", e), *gram = alloc_matrix(rest, rest, "weigh", e);
+    double *values = alloc_matrix(rest, 1, "weigh", e), *turn = alloc_matrix(rest, rest, "weigh", e);
+    double *turned = alloc_matrix(k, rest, "weigh", e);
     if (!s || !gram || !values || !turn || !turned) goto done;
     dgemm(true, false, rest, n, k, u + first, k, y, n, 0, s, n);
     dgemm(false, true, rest, rest, n, s, n, s, n, 0, gram, rest);
@@ -122,7 +113,7 @@ done:
 static int weighted_eigen(const double *y, int64_t k, int64_t n, const double *c, double *values,
                           double *u, Err *e) {
     int status = -1;
-    double *yc = matrix(k, n, "weigh", e), *gram = matrix(k, k, "weigh", e);
+    double *yc = alloc_matrix(k, n, "weigh", e), *gram = alloc_matrix(k, k, "weigh", e);
     if (!yc || !gram) goto done;
     if (c) dgemm(false, false, k, n, n, y, n, c, n, 0, yc, n);
     dgemm(false, true, k, k, n, c ? yc : y, n, y, n, 0, gram, k);
@@ -143,7 +134,7 @@ done:
 
 // y (m, n), m > n, becomes R (n, n) in its first rows; q (m, m) orthogonal, y = Q (R; 0).
 static int complete_qr(double *y, int64_t m, int64_t n, double *q, Err *e) {
-    double *r = matrix(m, m, "weigh", e);
+    double *r = alloc_matrix(m, m, "weigh", e);
     if (!r) return -1;
     for (int64_t i = 0; i < m; i++) memcpy(q + i * m, y + i * n, (size_t)n * sizeof *q);
     int status = qr(q, m, m, r, e);                        // of (y 0): then Q is square
@@ -167,18 +158,18 @@ int weigh(Weighted *out, const double *w, int64_t m, int64_t n, const double *c,
     const int64_t k = m < n ? m : n;
     int status = -1;
     double *root = NULL, *inverse = NULL, *qu = NULL;
-    double *y = matrix(m, n, "weigh", e), *v = matrix(k, k, "weigh", e), *u = v;
-    out->values = matrix(m, 1, "eigenvalues", e);
-    out->left = matrix(m, m, "left factor", e);
-    out->right = matrix(m, n, "right factor", e);
+    double *y = alloc_matrix(m, n, "weigh", e), *v = alloc_matrix(k, k, "weigh", e), *u = v;
+    out->values = alloc_matrix(m, 1, "eigenvalues", e);
+    out->left = alloc_matrix(m, m, "left factor", e);
+    out->right = alloc_matrix(m, n, "right factor", e);
     if (!y || !v || !out->values || !out->left || !out->right) goto done;
     if (d2.p) {
-        root = matrix(m, d2.block, "metric", e), inverse = matrix(m, d2.block, "metric", e);
+        root = alloc_matrix(m, d2.block, "metric", e), inverse = alloc_matrix(m, d2.block, "metric", e);
         if (!root || !inverse || metric_roots(d2, m, ridge, root, inverse, e) < 0) goto done;
     }
     multiply_blocks(root, d2.block, m, w, n, y);
     if (m > n) {
-        u = qu = matrix(m, m, "weigh", e);
+        u = qu = alloc_matrix(m, m, "weigh", e);
         if (!qu || complete_qr(y, m, n, out->left, e) < 0) goto done;
     }
     if (interrupted) {
@@ -214,8 +205,8 @@ int weighted_loss_of(const double *w, int64_t m, int64_t n, const double *c, Met
                      const double *b, const double *a, int64_t r, double *loss, Err *e) {
     if (check_shapes(m, n, d2, e) < 0) return -1;
     int status = -1;
-    double *rest = matrix(m, n, "weigh", e), *de = matrix(m, n, "weigh", e);
-    double *ec = matrix(m, n, "weigh", e);
+    double *rest = alloc_matrix(m, n, "weigh", e), *de = alloc_matrix(m, n, "weigh", e);
+    double *ec = alloc_matrix(m, n, "weigh", e);
     if (!rest || !de || !ec) goto done;
     dgemm(false, false, m, n, r, b, r, a, n, 0, rest, n);
     for (int64_t i = 0; i < m * n; i++) rest[i] = w[i] - rest[i];
@@ -301,8 +292,8 @@ static int solve_rest(const double *a, int64_t r, int64_t n, const uint8_t *what
     }
     memset(x, 0, (size_t)(r * n_rest) * sizeof *x);
     int status = -1;
-    double *q = matrix(r, rank, "pivots", e), *upper = matrix(rank, rank, "pivots", e);
-    double *y = matrix(r, n_rest, "pivots", e), *qy = matrix(rank, n_rest, "pivots", e);
+    double *q = alloc_matrix(r, rank, "pivots", e), *upper = alloc_matrix(rank, rank, "pivots", e);
+    double *y = alloc_matrix(r, n_rest, "pivots", e), *qy = alloc_matrix(rank, n_rest, "pivots", e);
     int64_t *row = alloc((size_t)r, sizeof *row, "pivots", e);         // of x, for a basis column
     if (!q || !upper || !y || !qy || !row) goto done;
     for (int64_t p = 0, k = 0; p < r; p++) {
@@ -371,8 +362,8 @@ int pivot_factors(double *b, int64_t m, const double *a, int64_t r, int64_t n, i
         return fail(e, "pivots: factors (%lld, %lld) and (%lld, %lld)", (long long)m, (long long)r,
                     (long long)r, (long long)n);
     int status = -1;
-    double *work = matrix(r, n, "pivots", e), *lines = matrix(4, n, "pivots", e);
-    double *chosen = matrix(r, r, "pivots", e), *bl = matrix(m, r, "pivots", e);
+    double *work = alloc_matrix(r, n, "pivots", e), *lines = alloc_matrix(4, n, "pivots", e);
+    double *chosen = alloc_matrix(r, r, "pivots", e), *bl = alloc_matrix(m, r, "pivots", e);
     int32_t *index = alloc((size_t)n, 3 * sizeof *index, "pivots", e);
     uint8_t *what = alloc((size_t)n, 1, "pivots", e);
     if (!work || !lines || !chosen || !bl || !index || !what) goto done;
