@@ -183,7 +183,8 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
     double scale = largest(a, m * n);
     if (isnan(scale)) return fail(e, "qr: the matrix has an entry that is not finite");
     int status = -1;
-    double *at = alloc_matrix(n, m, "qr", e), *q = alloc_matrix(n, m, "qr", e), *tau = alloc_matrix(n, 1, "qr", e);
+    double *at = alloc_matrix(n, m, "qr", e), *q = alloc_matrix(n, m, "qr", e);
+    double *tau = alloc_matrix(n, 1, "qr", e);
     double *work = alloc_matrix(n, 2 * BLOCK, "qr", e);
     if (!at || !q || !tau || !work) goto done;
 
@@ -575,8 +576,9 @@ static void complete(double *v, int64_t i, int64_t n) {
 static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s, double *v,
                     Err *e) {
     int status = -1;
-    double *q = alloc_matrix(m, n, "svd", e), *r = alloc_matrix(n, n, "svd", e), *g = alloc_matrix(n, n, "svd", e);
-    double *w = alloc_matrix(n, n, "svd", e), *ut = alloc_matrix(n, m, "svd", e), *b = alloc_matrix(n, n, "svd", e);
+    double *q = alloc_matrix(m, n, "svd", e), *r = alloc_matrix(n, n, "svd", e);
+    double *g = alloc_matrix(n, n, "svd", e), *w = alloc_matrix(n, n, "svd", e);
+    double *ut = alloc_matrix(n, m, "svd", e), *b = alloc_matrix(n, n, "svd", e);
     Ranked *order = alloc((size_t)n, sizeof *order, "svd", e);
     if (!q || !r || !g || !w || !ut || !b || !order) goto done;
 

@@ -94,7 +94,8 @@ static int order_unseen(double *u, int64_t k, int64_t first, const double *y, in
     const int64_t rest = k - first;
     int status = -1;
     double *s = alloc_matrix(rest, n, "weigh", e), *gram = alloc_matrix(rest, rest, "weigh", e);
-    double *values = alloc_matrix(rest, 1, "weigh", e), *turn = alloc_matrix(rest, rest, "weigh", e);
+    double *values = alloc_matrix(rest, 1, "weigh", e);
+    double *turn = alloc_matrix(rest, rest, "weigh", e);
     double *turned = alloc_matrix(k, rest, "weigh", e);
     if (!s || !gram || !values || !turn || !turned) goto done;
     dgemm(true, false, rest, n, k, u + first, k, y, n, 0, s, n);
@@ -164,7 +165,8 @@ int weigh(Weighted *out, const double *w, int64_t m, int64_t n, const double *c,
     out->right = alloc_matrix(m, n, "right factor", e);
     if (!y || !v || !out->values || !out->left || !out->right) goto done;
     if (d2.p) {
-        root = alloc_matrix(m, d2.block, "metric", e), inverse = alloc_matrix(m, d2.block, "metric", e);
+        root = alloc_matrix(m, d2.block, "metric", e);
+        inverse = alloc_matrix(m, d2.block, "metric", e);
         if (!root || !inverse || metric_roots(d2, m, ridge, root, inverse, e) < 0) goto done;
     }
     multiply_blocks(root, d2.block, m, w, n, y);
