@@ -256,7 +256,8 @@ static int add_way(const Compression *c, Board *b, const int *set, int n, int ma
 }
 
 static int fill_board(const Compression *c, Board *b, bool bytes, Err *e) {
-    static const int apart[] = {HAS_Q, HAS_K, HAS_V, HAS_O}, joined[] = {HAS_Q | HAS_K, HAS_V, HAS_O};
+    static const int apart[] = {HAS_Q, HAS_K, HAS_V, HAS_O};
+    static const int joined[] = {HAS_Q | HAS_K, HAS_V, HAS_O};
     const int layers = (int)c->model->config.n_layers, most = layers * (1 + N_FFN);
     int set[16], n = open_sets(c->o, set);
     *b = (Board){0};
@@ -294,32 +295,40 @@ static double dense_cost(const Board *b) {
     return sum;
 }
 
-// Without a common measure of loss: the same share of every part, V dense while the others keep at
-// least a quarter of theirs that way.
-static void same_share(const Compression *c, Board *b, double cost) {
-    double v = 0, all = 0;
-    for (int s = 0; s < b->n; s++)
-        for (int i = 0; i < b->slot[s].way[0].n; i++) {
-            const double dense = b->slot[s].way[0].part[i].option[0].cost;
-            all += dense;
-            if (b->set[s][0][i] == HAS_V) v += dense;
-        }
-    const double others = all > v ? (cost - v) / (all - v) : 0;
-    const bool keep_v = !c->o->scheme && others >= 0.1;
-    const double share = keep_v ? others : cost / all;
+// The same rank for every part: its own largest one up to `rank`, dense above what saves anything.
+// keep_v: V, which tolerates least, stays dense. Returns the cost.
+static double same_rank(Board *b, int64_t rank, bool keep_v) {
+    double cost = 0;
     for (int s = 0; s < b->n; s++)
         for (int i = 0; i < b->slot[s].way[0].n; i++) {
             RankPart *p = &b->slot[s].way[0].part[i];
-            const double most = share * p->option[0].cost;
-            p->chosen = 0;
-            if ((keep_v && b->set[s][0][i] == HAS_V) || share >= 1) continue;
-            for (int k = 1; k < p->n; k++) {
-                const bool fits = p->option[k].cost <= most, now = p->option[p->chosen].cost <= most;
-                if (!p->chosen || (fits && !now) ||
-                    (fits == now && (p->option[k].cost > p->option[p->chosen].cost) == fits))
-                    p->chosen = k;
-            }
+            const bool dense = p->n == 1 || rank > p->option[1].rank ||
+                               (keep_v && b->set[s][0][i] == HAS_V);
+            p->chosen = dense ? 0 : p->n - 1;
+            for (int k = p->n - 1; k > 0 && !dense; k--)           // options come by falling rank
+                if (p->option[k].rank <= rank) p->chosen = k;
+            cost += p->option[p->chosen].cost;
         }
+    return cost;
+}
+
+// Without a common measure of loss: the largest rank that all parts can have within the budget.
+static int same_rank_for(const Compression *c, Board *b, double budget, Err *e) {
+    const bool open = !c->o->scheme;
+    int64_t r = 0;
+    double least = same_rank(b, 1, open);
+    const bool keep_v = open && least <= budget;
+    if (!keep_v) least = same_rank(b, 1, false);
+    if (least > budget)
+        return fail(e, "a budget of %.0f is below the smallest possible, %.0f", budget, least);
+    for (int s = 0; s < b->n; s++)
+        for (int i = 0; i < b->slot[s].way[0].n; i++) {
+            const RankPart *p = &b->slot[s].way[0].part[i];
+            if (p->n > 1 && p->option[1].rank > r) r = p->option[1].rank;
+        }
+    for (r++; r > 1 && same_rank(b, r, keep_v) > budget;) r--;
+    same_rank(b, r, keep_v);
+    return 0;
 }
 
 static void take_board(const Compression *c, const Board *b, LayerPlan *layer, double *predicted) {
@@ -348,20 +357,6 @@ static void take_board(const Compression *c, const Board *b, LayerPlan *layer, d
     }
 }
 
-// `--rank`: the same rank for every group of the scheme.
-static void same_rank(const Compression *c, Board *b, int64_t rank) {
-    for (int s = 0; s < b->n; s++)
-        for (int i = 0; i < b->slot[s].way[0].n; i++) {
-            RankPart *p = &b->slot[s].way[0].part[i];
-            p->chosen = 0;
-            if (!c->o->scheme && b->set[s][0][i] == HAS_V) continue;
-            for (int k = 1; k < p->n; k++)
-                if (!p->chosen || llabs(p->option[k].rank - rank) <
-                                      llabs(p->option[p->chosen].rank - rank))
-                    p->chosen = k;
-        }
-}
-
 int compression_ranks(const Compression *c, Budget budget, LayerPlan *layer, double *predicted,
                       Err *e) {
     const bool bytes = budget.bytes > 0;
@@ -369,13 +364,13 @@ int compression_ranks(const Compression *c, Budget budget, LayerPlan *layer, dou
     RankTotal total;
     int result = fill_board(c, &b, bytes, e);
     if (!result && c->o->rank[EMBD]) {
-        same_rank(c, &b, c->o->rank[EMBD]);
+        same_rank(&b, c->o->rank[EMBD], !c->o->scheme);
     } else if (!result && budget.loss > 0) {
         result = ranks_for_loss(b.slot, b.n, budget.loss, &total, e);
     } else if (!result) {
         const double cost = bytes ? budget.bytes : budget.keep * dense_cost(&b);
-        if (c->o->method == METHOD_FISHER) result = ranks_for_cost(b.slot, b.n, cost, &total, e);
-        else same_share(c, &b, cost);
+        result = c->o->method == METHOD_FISHER ? ranks_for_cost(b.slot, b.n, cost, &total, e)
+                                               : same_rank_for(c, &b, cost, e);
     }
     if (!result) take_board(c, &b, layer, predicted);
     board_free(&b);

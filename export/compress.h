@@ -27,8 +27,8 @@ void compression_free(Compression *c);
 
 // Ranks of all layers within a budget: `keep` of the numbers of what may be factored, or, when bytes
 // > 0, so many bytes for all of it, or, when loss > 0, the fewest numbers whose predicted loss is at
-// most that. Methods without gradients have no common measure of loss: every part keeps the same
-// share of its numbers. Sets groups, ranks and predictions of layer (n_layers); *predicted: the sum.
+// most that. Methods without gradients have no common measure of loss: every part gets the same
+// rank. Sets groups, ranks and predictions of layer (n_layers); *predicted: the sum.
 typedef struct { double keep, bytes, loss; } Budget;
 int compression_ranks(const Compression *c, Budget b, LayerPlan *layer, double *predicted, Err *e);
 
