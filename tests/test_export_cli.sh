@@ -104,7 +104,7 @@ cp "$out" "$tmp/dense.gguf"
 works "a GGUF" "$tmp/dense.gguf" --method hooi --scheme qk+o
 
 # --- weighted by data
-small="--calib-tokens 1024 --calib-window 128"
+small="--calib-tokens 256 --calib-window 64"
 for method in fisher kl input; do works "method $method" "$tmp/dense.gguf" --method $method --keep 0.6 $small; done
 works "the model's own text" "$tmp/dense.gguf" --keep 0.6 $small -q
 cp "$out" "$tmp/own.tbin"
@@ -123,7 +123,7 @@ works "LASER by hand" "$tmp/dense.gguf" --scheme none --ffn gate:4:0.25,up:3-4:0
 works "LASER and Tucker under one budget" "$tmp/dense.gguf" --keep 0.8 --ffn auto $small
 cp "$out" "$tmp/hybrid.tbin"
 works "the hybrid rebuilt" "$tmp/hybrid.tbin" --rebuild --type f32
-for form in cp tucker; do works "TRAWL by $form" "$tmp/dense.gguf" --trawl ffn:0-3/2:$form:0.5,attn:4:$form:0.5; done
+for form in cp tucker; do works "TRAWL by $form" "$tmp/dense.gguf" --trawl ffn:0-1/2:$form:0.1,attn:4:$form:0.2; done
 refuses "TRAWL of what is factored" "as well" "$tmp/dense.gguf" -o "$out.x" --scheme q --method hooi --trawl attn:4:cp:0.5 -q
 refuses "a bad list of TRAWL" "--trawl" "$tmp/dense.gguf" -o "$out.x" --trawl ffn:0-9:cp:0.5
 refuses "a bad list of LASER" "--ffn" "$tmp/dense.gguf" -o "$out.x" --ffn gate:1
