@@ -155,7 +155,7 @@ static void settle(Job *j, bool method) {
     if (o->scheme && strcmp(o->scheme, "none") == 0 && !method && !o->ffn)
         o->method = METHOD_HOOI, method = true;
     if (budgets > 1) die("--keep, --size, --loss or --rank: one of them");
-    if (!method) o->method = names_plain(o) ? METHOD_HOOI : METHOD_FISHER;
+    if (!method) o->method = o->dense || o->rebuild || names_plain(o) ? METHOD_HOOI : METHOD_FISHER;
     const bool plain = !weighted(o);
     if (weighted(o) && o->sweeps >= 0) die("--sweeps is for --method hooi");
     if (o->method == METHOD_HOSVD && o->sweeps >= 0) die("--sweeps is for --method hooi");

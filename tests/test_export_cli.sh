@@ -99,6 +99,7 @@ done
 cp "$bin" "$tmp/m.bin"; cp "$tok" "$tmp/tokenizer.bin"
 works "tokenizer.bin beside the weights" "$tmp/m.bin" --scheme qkvo
 works "rebuilt" "$tmp/first.tbin" --rebuild
+grep -q "calibration" "$tmp/table" && bad "a rebuilt file is said to be calibrated" || ok
 works "dense" "$bin" --tokenizer "$tok" --dense --type f16
 cp "$out" "$tmp/dense.gguf"
 works "a GGUF" "$tmp/dense.gguf" --method hooi --scheme qk+o
