@@ -182,8 +182,8 @@ static double loss_of(const Model *m, const int *ids, Move move) {
             times(&move, &a->w[P_Q], a->bias[P_Q], xn, q);
             times(&move, &a->w[P_K], a->bias[P_K], xn, kt);
             times(&move, &a->w[P_V], a->bias[P_V], xn, v + t * narrow);
-            place(m, q, c->h, w->q_norm, t);
-            place(m, kt, c->n_kv, w->k_norm, t);
+            place(m, q, c->h, w->q_norm.w, t);
+            place(m, kt, c->n_kv, w->k_norm.w, t);
             for (int64_t i = 0; i < c->h; i++) {
                 const int64_t kv = i / (c->h / c->n_kv) * c->hd;
                 attend_to(c, q + i * c->hd, k + kv, v + kv, narrow, t, o + i * c->hd);
