@@ -691,6 +691,14 @@ static int bad_families_are_refused(void) {
     CHECK(bind_again(&r, NULL, &e) == -1 && strstr(e.msg, "gated"), "%s", e.msg);
     rig_free(&r);
 
+    static const char *const acts[] = {"silu", "gelu", "gelu_tanh"};
+    for (int a = 0; a < COUNT(acts); a++) {
+        CHECK(rig_build(&r, &rigs[BERT], NULL, &e) == 0 && r.m.config.act == ACT_GELU, "%s", e.msg);
+        gguf_set_str(r.b, "tucker.activation", acts[a], strlen(acts[a]));
+        CHECK(bind_again(&r, NULL, &e) == 0 && (int)r.m.config.act == a, "%s: %s", acts[a], e.msg);
+        rig_free(&r);
+    }
+
     // Without its head an encoder is one for hidden states.
     static const char *const head[] = {"mlm_dense.weight", "mlm_dense.bias", "mlm_norm.weight", "mlm_norm.bias",
                                        "mlm_output.bias"};
