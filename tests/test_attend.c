@@ -158,7 +158,8 @@ static int latent(void) {
 
 // Without a mask each query sees what the last one would.
 static int everything_seen(void) {
-    const Case s[] = {{6, 2, 32, 32, 32, 0, false, 0}, {3, 3, 7, 5, 5, 9, false, 0}, {4, 2, 8, 33, 7, 0, true, T_F32}};
+    const Case s[] = {{6, 2, 32, 32, 32, 0, false, 0}, {3, 3, 7, 5, 5, 9, false, 0},
+                      {4, 2, 8, 33, 7, 0, true, T_F32}};
     const int64_t counts[] = {1, 2, 63, 64, 65, 257, 300};
     for (int i = 0; i < COUNT(s) * COUNT(counts); i++) {
         const Case *c = &s[i % COUNT(s)];
@@ -317,7 +318,8 @@ static int sizes(void) {
 }
 
 static const Test tests[] = {
-    {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows}, {"everything_seen", everything_seen},
+    {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows},
+    {"everything_seen", everything_seen},
     {"latent", latent},
     {"far_positions", far_positions}, {"bits", bits}, {"steep_scores", steep_scores},
     {"sizes", sizes},

@@ -542,8 +542,8 @@ static int layernorms(void) {
             layernorm(y, x, w, b, n, 1e-5f);
             for (int64_t i = 0; i < n; i++) {
                 const double want = (x[i] - mean) / sqrt(variance + 1e-5f) * w[i] + b[i];
-                CHECK(fabs(y[i] - want) <= 1e-5, "%s %lld of %lld: %g, %g", isas[v], (long long)i, (long long)n,
-                      y[i], want);
+                CHECK(fabs(y[i] - want) <= 1e-5, "%s %lld of %lld: %g, %g", isas[v], (long long)i,
+                      (long long)n, y[i], want);
             }
             layernorm(x, x, w, b, n, 1e-5f);
             if (same_bits("layernorm in place", x, y, n) != PASS) return FAIL;

@@ -622,7 +622,12 @@ static int bad_models_are_refused(void) {
 static int bad_families_are_refused(void) {
     enum { GPTJ = 5, GPT2, BERT };                                // in rigs
     static const float zeros[64 * 80];
-    static const struct { int rig; const char *without, *add; int64_t rows, cols; const char *says; } bad[] = {
+    static const struct {
+        int rig;
+        const char *without, *add;                           // the tensor added: (rows, cols)
+        int64_t rows, cols;
+        const char *says;
+    } bad[] = {
         {GPT2, "blk.0.attn_norm.bias", NULL, 0, 0, "blk.0.attn_norm.bias is missing"},
         {GPT2, "blk.1.ffn_norm.bias", "blk.1.ffn_norm.bias", 0, 35, "(1, 35), expected (1, 36)"},
         {GPT2, "blk.0.attn_q.bias", NULL, 0, 0, "attn_q.bias is missing"},
@@ -645,7 +650,8 @@ static int bad_families_are_refused(void) {
         {BERT, "token_types.weight", "token_types.weight", 2, 39, "is (2, 39), expected (any, 40)"},
         {BERT, "blk.0.attn_output_norm.bias", NULL, 0, 0, "attn_output_norm.bias is missing"},
         {BERT, "blk.1.layer_output_norm.weight", NULL, 0, 0, "layer_output_norm.weight is missing"},
-        {BERT, "mlm_dense.weight", NULL, 0, 0, "no place"}, {BERT, "mlm_norm.bias", NULL, 0, 0, "mlm_norm.bias"},
+        {BERT, "mlm_dense.weight", NULL, 0, 0, "no place"},
+        {BERT, "mlm_norm.bias", NULL, 0, 0, "mlm_norm.bias"},
         {BERT, "mlm_output.bias", "mlm_output.bias", 0, 60, "expected (1, 61)"},
         {BERT, "mlm_dense.weight", "mlm_dense.weight", 40, 41, "expected (40, 40)"},
         {BERT, "", "blk.0.attn_norm.weight", 0, 40, "no place"},
@@ -664,7 +670,8 @@ static int bad_families_are_refused(void) {
         rig_free(&r);
     }
     static const struct { int rig; const char *key; int64_t value; const char *says; } keys[] = {
-        {GPTJ, "gptj.rope.dimension_count", 7, "even"}, {GPTJ, "gptj.rope.dimension_count", 14, "dimension_count"},
+        {GPTJ, "gptj.rope.dimension_count", 7, "even"},
+        {GPTJ, "gptj.rope.dimension_count", 14, "dimension_count"},
         {GPTJ, "gptj.attention.head_count", 5, "divide"}, {GPT2, "gpt2.context_length", 65, "position_embd"},
         {GPT2, "gpt2.feed_forward_length", 63, "63"}, {BERT, "bert.embedding_length", 41, "41"},
     };
@@ -675,11 +682,15 @@ static int bad_families_are_refused(void) {
         CHECK(status == -1 && strstr(e.msg, keys[i].says), "%s: %d \"%s\"", keys[i].key, status, e.msg);
         rig_free(&r);
     }
-    for (int i = 0; i < 4; i++) {                    // 40 does not divide over 3 heads; no epsilon; causal; swish
+    // 40 does not divide over 3 heads; no epsilon; causal; an unknown activation
+    for (int i = 0; i < 4; i++) {
         static const char *const says[] = {"divide", "layer_norm_epsilon is missing", "causal", "\"swish\""};
         CHECK(rig_build(&r, &rigs[BERT], NULL, &e) == 0, "%s", e.msg);
-        if (i == 0) gguf_unset(r.b, "bert.attention.key_length"), gguf_set_int(r.b, "bert.attention.head_count", GGUF_U32, 3),
+        if (i == 0) {
+            gguf_unset(r.b, "bert.attention.key_length");
+            gguf_set_int(r.b, "bert.attention.head_count", GGUF_U32, 3);
             gguf_set_int(r.b, "bert.attention.head_count_kv", GGUF_U32, 3);
+        }
         if (i == 1) gguf_unset(r.b, "bert.attention.layer_norm_epsilon");
         if (i == 2) gguf_set_bool(r.b, "bert.attention.causal", true);
         if (i == 3) gguf_set_str(r.b, "tucker.activation", "swish", 5);
@@ -700,8 +711,8 @@ static int bad_families_are_refused(void) {
     }
 
     // Without its head an encoder is one for hidden states.
-    static const char *const head[] = {"mlm_dense.weight", "mlm_dense.bias", "mlm_norm.weight", "mlm_norm.bias",
-                                       "mlm_output.bias"};
+    static const char *const head[] = {"mlm_dense.weight", "mlm_dense.bias", "mlm_norm.weight",
+                                       "mlm_norm.bias", "mlm_output.bias"};
     CHECK(rig_build(&r, &rigs[BERT], NULL, &e) == 0 && model_predicts(&r.m), "%s", e.msg);
     for (int i = 0, last = COUNT(head) - 1; i <= last; i++)
         CHECK(bind_again(&r, head[i], &e) == (i == last ? 0 : -1), "%d: %s", i, e.msg);

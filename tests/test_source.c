@@ -682,20 +682,25 @@ static int hf_gpt2(void) {
         }
         CHECK(put_st("model.safetensors", items, COUNT(gpt2)) && open_folder(&s) == 0, "%s", err.msg);
         CHECK(s.g.n_tensors == COUNT(gpt2) - 2, "%d tensors", (int)s.g.n_tensors);
-        CHECK(int_of(&s.g, "gpt2.feed_forward_length") == 32 && int_of(&s.g, "gpt2.context_length") == 16, "sizes");
+        CHECK(int_of(&s.g, "gpt2.feed_forward_length") == 32 && int_of(&s.g, "gpt2.context_length") == 16,
+              "sizes");
         CHECK(!gguf_kv(&s.g, "tucker.rope_pairs") && !gguf_kv(&s.g, "tucker.activation"), "keys");
-        CHECK(gguf_mat(&s.g, "blk.0.attn_qkv.weight", 24, 8, &w, &err) == 0 && w.type == T_F16, "%s", err.msg);
+        CHECK(gguf_mat(&s.g, "blk.0.attn_qkv.weight", 24, 8, &w, &err) == 0 && w.type == T_F16, "%s",
+              err.msg);
         mat_row(&w, 17, row);                              // its column 17 in the file, (in, out)
         const int first = PIECES * 8 + 16 * 8 + 16 + 16 * 16 + 1;
         for (int i = 0; i < 8; i++)
-            CHECK(row[i] == (float)((first + i * 24 + 17) % 61) / 4 - 7, "c_attn[%d, 17] = %g", i, (double)row[i]);
+            CHECK(row[i] == (float)((first + i * 24 + 17) % 61) / 4 - 7, "c_attn[%d, 17] = %g", i,
+                  (double)row[i]);
         CHECK(gguf_mat(&s.g, "blk.0.ffn_down.weight", 8, 32, &w, &err) == 0, "%s", err.msg);
         source_close(&s);
     }
     static const struct { const char *from, *to, *why; } edits[] = {
-        {"gelu_new", "relu", "activation_function 'relu'"}, {"\"n_inner\": null", "\"n_inner\": 24", "asks [8, 24]"},
+        {"gelu_new", "relu", "activation_function 'relu'"},
+        {"\"n_inner\": null", "\"n_inner\": 24", "asks [8, 24]"},
         {"\"n_head\": 2", "\"n_head\": 3", "n_embd 8 is no multiple of n_head 3"},
-        {"\"n_positions\": 16", "\"n_positions\": 15", "asks [15, 8]"}, {"\"n_embd\": 8", "\"hidden_size\": 8", "n_embd is missing"},
+        {"\"n_positions\": 16", "\"n_positions\": 15", "asks [15, 8]"},
+        {"\"n_embd\": 8", "\"hidden_size\": 8", "n_embd is missing"},
         {"{", "{\"scale_attn_weights\": false, ", "scale_attn_weights: false is not supported"},
         {"{", "{\"scale_attn_by_inverse_layer_idx\": true, ", "scale_attn_by_inverse_layer_idx: true"},
         {"{", "{\"add_cross_attention\": true, ", "add_cross_attention"},
@@ -736,20 +741,26 @@ static const Item bert[] = {
     {"embeddings.position_embeddings.weight", "F32", 2, {20, 8}},
     {"embeddings.token_type_embeddings.weight", "F32", 2, {2, 8}},
     {"embeddings.LayerNorm.gamma", "F32", 1, {8, 0}}, {"embeddings.LayerNorm.beta", "F32", 1, {8, 0}},
-    {ENC "attention.self.query.weight", "F32", 2, {8, 8}}, {ENC "attention.self.query.bias", "F32", 1, {8, 0}},
+    {ENC "attention.self.query.weight", "F32", 2, {8, 8}},
+    {ENC "attention.self.query.bias", "F32", 1, {8, 0}},
     {ENC "attention.self.key.weight", "F32", 2, {8, 8}}, {ENC "attention.self.key.bias", "F32", 1, {8, 0}},
-    {ENC "attention.self.value.weight", "F32", 2, {8, 8}}, {ENC "attention.self.value.bias", "F32", 1, {8, 0}},
-    {ENC "attention.output.dense.weight", "F32", 2, {8, 8}}, {ENC "attention.output.dense.bias", "F32", 1, {8, 0}},
-    {ENC "attention.output.LayerNorm.gamma", "F32", 1, {8, 0}}, {ENC "attention.output.LayerNorm.beta", "F32", 1, {8, 0}},
+    {ENC "attention.self.value.weight", "F32", 2, {8, 8}},
+    {ENC "attention.self.value.bias", "F32", 1, {8, 0}},
+    {ENC "attention.output.dense.weight", "F32", 2, {8, 8}},
+    {ENC "attention.output.dense.bias", "F32", 1, {8, 0}},
+    {ENC "attention.output.LayerNorm.gamma", "F32", 1, {8, 0}},
+    {ENC "attention.output.LayerNorm.beta", "F32", 1, {8, 0}},
     {ENC "intermediate.dense.weight", "F32", 2, {12, 8}}, {ENC "intermediate.dense.bias", "F32", 1, {12, 0}},
     {ENC "output.dense.weight", "F32", 2, {8, 12}}, {ENC "output.dense.bias", "F32", 1, {8, 0}},
     {ENC "output.LayerNorm.weight", "F32", 1, {8, 0}}, {ENC "output.LayerNorm.bias", "F32", 1, {8, 0}},
     {"embeddings.position_ids", "I16", 2, {1, 20}},
     {"pooler.dense.weight", "F32", 2, {8, 8}}, {"pooler.dense.bias", "F32", 1, {8, 0}},
-    {"cls.predictions.transform.dense.weight", "F32", 2, {8, 8}}, {"cls.predictions.transform.dense.bias", "F32", 1, {8, 0}},
+    {"cls.predictions.transform.dense.weight", "F32", 2, {8, 8}},
+    {"cls.predictions.transform.dense.bias", "F32", 1, {8, 0}},
     {"cls.predictions.transform.LayerNorm.gamma", "F32", 1, {8, 0}},
     {"cls.predictions.transform.LayerNorm.beta", "F32", 1, {8, 0}},
-    {"cls.predictions.bias", "F32", 1, {PIECES, 0}}, {"cls.predictions.decoder.weight", "F32", 2, {PIECES, 8}},
+    {"cls.predictions.bias", "F32", 1, {PIECES, 0}},
+    {"cls.predictions.decoder.weight", "F32", 2, {PIECES, 8}},
     {"cls.seq_relationship.weight", "F32", 2, {2, 8}}, {"cls.seq_relationship.bias", "F32", 1, {2, 0}},
 };
 enum { BODY = 24, IGNORED_BODY = 3, IGNORED_HEAD = 3 };     // of its items
@@ -774,35 +785,44 @@ static int hf_bert(void) {
     Item items[COUNT(bert)];
     bool causal = true;
     CHECK(put_tokenizer("t.bin") && put_changed(bert_config, "{", "{"), "cannot write to %s", dir);
-    CHECK(put_st("model.safetensors", items, named(items, names, "bert.", COUNT(bert))) && open_folder(&s) == 0,
+    CHECK(put_st("model.safetensors", items, named(items, names, "bert.", COUNT(bert))) &&
+          open_folder(&s) == 0,
           "%s", err.msg);
     CHECK(s.g.n_tensors == COUNT(bert) - IGNORED_BODY - IGNORED_HEAD, "%d tensors", (int)s.g.n_tensors);
     CHECK(gguf_get_bool(&s.g, "bert.attention.causal", &causal, &err) == 0 && !causal, "causal");
-    CHECK(gguf_vec(&s.g, "mlm_output.bias", PIECES, &v, &err) == 0 && !gguf_has(&s.g, "output.weight"), "%s", err.msg);
-    CHECK(gguf_vec(&s.g, "token_embd_norm.weight", 8, &v, &err) == 0 && v[0] == (float)((PIECES * 8 + 176) % 61) / 4 - 7,
+    CHECK(gguf_vec(&s.g, "mlm_output.bias", PIECES, &v, &err) == 0 && !gguf_has(&s.g, "output.weight"), "%s",
+          err.msg);
+    CHECK(gguf_vec(&s.g, "token_embd_norm.weight", 8, &v, &err) == 0 &&
+          v[0] == (float)((PIECES * 8 + 176) % 61) / 4 - 7,
           "gamma: %s", err.msg);
     source_close(&s);
 
     // A body alone, without the prefix, as models for embeddings are published.
     CHECK(put_changed(bert_config, "BertForMaskedLM", "BertModel"), "cannot write");
-    CHECK(put_st("model.safetensors", items, named(items, names, "", BODY)) && open_folder(&s) == 0, "%s", err.msg);
-    CHECK(s.g.n_tensors == BODY - IGNORED_BODY && !gguf_has(&s.g, "mlm_dense.weight"), "%d", (int)s.g.n_tensors);
+    CHECK(put_st("model.safetensors", items, named(items, names, "", BODY)) && open_folder(&s) == 0, "%s",
+          err.msg);
+    CHECK(s.g.n_tensors == BODY - IGNORED_BODY && !gguf_has(&s.g, "mlm_dense.weight"), "%d",
+          (int)s.g.n_tensors);
     source_close(&s);
     CHECK(put_changed(bert_config, "{", "{") && open_folder(&s) == -1 &&
           strstr(err.msg, "transform.dense.weight' is missing"), "%s", err.msg);
 
     // RoBERTa counts positions from its padding id on: the rows before that are cut off.
     CHECK(put_changed(bert_config, "BertForMaskedLM", "RobertaModel") &&
-          put_st("model.safetensors", items, named(items, names, "roberta.", BODY)) && open_folder(&s) == 0, "%s", err.msg);
-    CHECK(int_of(&s.g, "bert.context_length") == 18, "%lld positions", (long long)int_of(&s.g, "bert.context_length"));
+          put_st("model.safetensors", items, named(items, names, "roberta.", BODY)) && open_folder(&s) == 0,
+          "%s", err.msg);
+    CHECK(int_of(&s.g, "bert.context_length") == 18, "%lld positions",
+          (long long)int_of(&s.g, "bert.context_length"));
     CHECK(gguf_mat(&s.g, "position_embd.weight", 18, 8, &w, &err) == 0, "%s", err.msg);
     mat_row(&w, 0, row);
     CHECK(row[0] == (float)((PIECES * 8 + 16) % 61) / 4 - 7, "position 0 is row 2: %g", (double)row[0]);
     source_close(&s);
 
     static const struct { const char *from, *to, *why; } edits[] = {
-        {"\"gelu\"", "\"relu\"", "hidden_act 'relu'"}, {"absolute", "relative_key", "position_embedding_type"},
-        {"{", "{\"is_decoder\": true, ", "is_decoder: true"}, {"\"type_vocab_size\": 2", "\"type_vocab_size\": 3", "asks [3, 8]"},
+        {"\"gelu\"", "\"relu\"", "hidden_act 'relu'"},
+        {"absolute", "relative_key", "position_embedding_type"},
+        {"{", "{\"is_decoder\": true, ", "is_decoder: true"},
+        {"\"type_vocab_size\": 2", "\"type_vocab_size\": 3", "asks [3, 8]"},
         {"BertForMaskedLM", "BertForSequenceClassification", "is not supported"},
         {"[\"BertForMaskedLM\"], ", "[\"RobertaModel\"], \"pad_token_id\": 19, ", "pad_token_id"},
     };
