@@ -121,11 +121,10 @@ void layer_forward(Session *s, int64_t layer, int64_t n) {
     add_stream(s, w->ffn_norm, n);                                         // x += y
 }
 
-// x = E[ids], and what else the model has of: + P[pos …] + T[0], normed.                     (n, d)
-static void embed(Session *s, const int *ids, int64_t n) {
+void embed(Session *s, const int *ids, int64_t n) {
     const Model *m = s->model;
     const Config *c = &m->config;
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++) {                                      // x = E[ids] + P[pos …] + T[0]
         float *x = s->x + i * c->d;
         mat_row(&m->embedding, ids[i], x);
         if (m->positions.rows) {
