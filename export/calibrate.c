@@ -84,8 +84,8 @@ static int cut_file(CalibText *t, const char *path, Tokenizer *tok, const Vocab 
     if (read_file(path, TEXT_LIMIT, &text, &size, e) ||
         tokenizer_encode(tok, text, size, false, true, &ids, &n_ids, e))
         goto done;
-    const bool bos = v->add_bos && v->bos >= 0;
-    const int64_t n = (int64_t)n_ids, step = window - bos;      // ids of the file in a window
+    const bool bos = v->add_bos && v->bos >= 0, eos = bos && v->add_eos && v->eos >= 0;
+    const int64_t n = (int64_t)n_ids, step = window - bos - eos;        // ids of the file in a window
     if (n == 0) { fail(e, "%s: an empty text", path); goto done; }
     if (n < step) {
         fail(e, "%s: a text of %lld ids is shorter than a window, which takes %lld", path,
@@ -99,6 +99,7 @@ static int cut_file(CalibText *t, const char *path, Tokenizer *tok, const Vocab 
         int *to = t->ids + i * window;
         if (bos) *to++ = v->bos;
         memcpy(to, ids + (spread ? even : i * step), (size_t)step * sizeof *to);
+        if (eos) to[step] = v->eos;
     }
     text_hash(t);
     status = 0;
@@ -291,6 +292,8 @@ int calib_self(CalibText *t, const Model *m, const Vocab *v, int64_t tokens, int
     Writer w = {.m = m, .v = v, .t = t, .seed = seed, .progress = progress, .ctx = ctx};
     int64_t count = 0;
     memset(t, 0, sizeof *t);
+    if (m->config.encoder)
+        return fail(e, "%s is an encoder and writes no text: --calib FILE", m->config.arch);
     int status = windows_of(tokens, window, &count, e) || text_new(t, count, window, e) ||
                  writer_init(&w, e) ? -1 : 0;
     if (!status) {
@@ -338,6 +341,12 @@ static double header_bytes(const Config *c) {
     return 64 * ceil((double)c->n_layers * (double)sizeof(LayerMoments) / 64);
 }
 static int64_t padded(const Part *p) { return (p->blocks * p->width * p->width + 7) / 8 * 8; }
+
+int calib_supported(const Config *c, int want, Err *e) {
+    if (!c->encoder || !(want & WANT_FISHER)) return 0;
+    return fail(e, "the loss and its gradient are of a text that goes on; %s is an encoder (--method kl or "
+                "input does without)", c->arch);
+}
 
 double moments_bytes(const Config *c, int want) {
     LayerMoments l;
@@ -452,13 +461,14 @@ static void add_squares(double *sum, const float *x, int64_t n, int64_t d) {
 }
 
 // What `down` sees is made anew from gate and up: the engine's own product comes later.
-typedef struct { float *act; const float *gate, *up; int64_t f; } Product;
+typedef struct { float *act; const float *gate, *up; const Config *c; } Product;
 static void product_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const Product *p = ctx;
-    const int64_t at = begin * p->f, n = (end - begin) * p->f;
+    const int64_t at = begin * p->c->f, n = (end - begin) * p->c->f;
     (void)thread;
     memcpy(p->act + at, p->gate + at, (size_t)n * sizeof *p->act);
-    swiglu(p->act + at, p->up + at, n);
+    if (p->c->gated) swiglu(p->act + at, p->up + at, n);
+    else activate(p->c->act, p->act + at, n);
 }
 
 // ---- the attention-KL metric ---------------------------------------------------------------------
@@ -548,7 +558,7 @@ static void kl_part(void *ctx, int64_t begin, int64_t end, int thread) {
         for (int64_t s = 0; s < queries; s++) {
             const int64_t t = (2 * s + 1) * n / (2 * queries);        // the middle of each part
             const int64_t first = g->window > 0 ? larger(t - g->window + 1, 0) : 0;
-            const int64_t m = t - first + 1;
+            const int64_t m = (g->encoder ? n : t + 1) - first;
             const float *q = job->q + (t * g->h + head) * hd, scale = 1 / sqrtf((float)hd);
             for (int64_t j = 0; j < m; j++)
                 p[j] = scale * dot(q, job->k + ((first + j) * g->n_kv + group) * hd, hd);
@@ -590,7 +600,7 @@ static void on_forward(void *ctx, const Session *s, int64_t layer, Seen at, int6
     add_outer(c, l->ffn, s->xn, n, g->d);
     for (int64_t r = 0; l->down && r < n; r += ROWS) {
         const int64_t rows = smaller(ROWS, n - r);
-        Product p = {c->act, s->gate + r * g->f, s->up + r * g->f, g->f};
+        Product p = {c->act, s->gate + r * g->f, s->up + r * g->f, g};
         parallel_for(rows, 8, product_part, &p);
         add_outer(c, l->down, c->act, rows, g->f);
     }
@@ -663,6 +673,7 @@ int moments_collect(Moments *m, const Model *model, const CalibText *t, int want
     if (t->count < 1 || t->window < 2)
         return fail(e, "a calibration text of %lld windows of %lld ids", (long long)t->count,
                     (long long)t->window);
+    if (calib_supported(g, want, e)) return -1;
     for (int64_t l = 0; l < g->n_layers; l++)
         if (model->layer[l].attn.n_groups)
             return fail(e, "moments are of a dense model: layer %lld has factors", (long long)l);
@@ -688,7 +699,7 @@ int moments_collect(Moments *m, const Model *model, const CalibText *t, int want
             sum += loss;
         } else {
             session_rewind(&s, 0);
-            if (forward(&s, ids, t->window, e)) goto done;
+            if (g->encoder ? encode(&s, ids, t->window, e) : forward(&s, ids, t->window, e)) goto done;
         }
         if (interrupted) { fail(e, "interrupted"); goto done; }
         m->tokens += t->window;

@@ -14,6 +14,8 @@
 // Added to D^2, as a part of its mean diagonal.
 static const double ridge = 1e-3;
 
+static int first_ffn(const Model *m) { return m->config.gated ? F_GATE : F_UP; }
+
 static const Mat *ffn_matrix(const Layer *l, int matrix) {
     return matrix == F_GATE ? &l->gate.w : matrix == F_UP ? &l->up.w : &l->down.w;
 }
@@ -161,7 +163,7 @@ int compression_init(Compression *c, const Options *o, const Model *m, const Mom
             problem_free(&p);
             if (bad) goto failed;
         }
-        for (int i = 0; i < N_FFN && c->chosen[l] && ffn_open(o); i++) {
+        for (int i = first_ffn(m); i < N_FFN && c->chosen[l] && ffn_open(o); i++) {
             Problem p;
             int bad = ffn_problem(c, l, i, &p, e) || spectrum_of(&p, &c->layer[l].ffn[i], e);
             problem_free(&p);
@@ -277,7 +279,7 @@ static int fill_board(const Compression *c, Board *b, bool bytes, Err *e) {
                            (c->o->method == METHOD_FISHER && add_way(c, b, joined, 3, 0, bytes, e)))
             return -1;
         b->n++;
-        for (int i = 0; i < N_FFN && ffn_open(c->o); i++) {
+        for (int i = first_ffn(c->model); i < N_FFN && ffn_open(c->o); i++) {
             b->layer[b->n] = l;
             b->matrix[b->n] = i;
             if (add_way(c, b, (int[]){0}, 1, i, bytes, e)) return -1;

@@ -402,12 +402,14 @@ static int some_windows(const CalibText *all, CalibText *some, Err *e) {
     return 0;
 }
 
-// Rise of the loss on some windows of the calibration text; the dense model sees them once.
+// Rise of the loss on some windows of the calibration text; the dense model sees them once. *rise stays
+// as it is where there is no loss.
 static int measure_loss(Export *x, const char *path, double *rise, Err *e) {
     CalibText some;
     Comparison dense, c;
     Gguf g = {0};
     Model m = {0};
+    if (x->model.config.encoder) return 0;                     // it predicts nothing that follows
     int result = some_windows(&x->text, &some, e);
     if (!result && isnan(x->dense_loss)) {
         result = compare_models(&x->model, NULL, &some, &dense, progress, x->loud, e);
@@ -567,6 +569,16 @@ static char *command_of(int argc, char **argv) {
     return text;
 }
 
+static int can_verify(const Model *m, Err *e) {
+    return !m->config.encoder ? 0 : fail(e, "--verify: an encoder does not predict what follows");
+}
+
+static int take_apart(Export *x, Err *e) {
+    if (source_split(&x->source, &x->model, e)) return -1;
+    model_free(&x->model);
+    return model_bind(&x->model, &x->source.g, e);
+}
+
 static int export_model(const Job *j, Err *e) {
     const Options *o = &j->o;
     Export x = {.job = j, .loud = j->quiet ? NULL : stderr, .dense_loss = NAN};
@@ -579,8 +591,8 @@ static int export_model(const Job *j, Err *e) {
     if (result) return -1;
     result = -1;
     if (source_open(&x.source, o->source, o->tokenizer, e) ||
-        model_bind(&x.model, &x.source.g, e) ||
-        plan_check(o, &x.source, &x.model, e) ||
+        model_bind(&x.model, &x.source.g, e) || (j->verify && can_verify(&x.model, e)) ||
+        (!o->dense && !o->rebuild && take_apart(&x, e)) || plan_check(o, &x.source, &x.model, e) ||
         (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;
     if (!j->quiet) table(&x.plan, measured, seconds() - start);
     if (j->verify && verify(&x, &c, e)) goto done;

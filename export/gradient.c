@@ -1,7 +1,7 @@
 // gradient: the backward pass of one window, in the order of model.c's forward pass turned round.
-// The forward pass is model.c's own; an observer keeps of it what cannot be had again for less:
-// the residual stream at both norms, q, heads' outputs, gate and up, (2 d + 2 h*hd + 2 f) numbers a
-// token and layer. K and V stand in the session's cache. Normed inputs, the attention's
+// Of decoders, whose norms all stand before what they serve. The forward pass is model.c's own; an
+// observer keeps of it what cannot be had again for less: the residual stream at both norms, q, heads'
+// outputs, gate and up, (2 d + 2 h*hd + 2 f) numbers a token and layer. K and V stand in the session's cache. Normed inputs, the attention's
 // probabilities (32 queries of a head at a time) and q, k before their norms are made again.
 // Weights stay as they are stored: gradients go through W^T by matmul_t. No gradient of a weight is
 // formed here: the sink gets both sides of it, dW = sum over t of g_t x_t^T.
@@ -21,7 +21,7 @@ enum { SUMMED = 4096 };          // logits whose exponentials are summed as floa
 typedef struct {
     float *x_attn, *x_ffn;       // (n, d) the residual stream before the two norms
     float *q, *o;                // (n, h*hd) with positions; heads' outputs
-    float *gate, *up;            // (n, f)
+    float *gate, *up;            // (n, f); where nothing gates, gate is what goes into the activation
     float *block;                // that all of these stand in
 } Kept;
 
@@ -49,11 +49,20 @@ struct Gradient {
 // =================================================================================================
 
 // y = w x r, r = 1 / sqrt(mean x^2 + eps): g at y becomes g at x, r (w g - x r^2 mean(x w g)).
-static void norm_back(float *g, const float *x, const float *w, int64_t n, float eps) {
-    const float r = 1 / sqrtf(dot(x, x, n) / (float)n + eps);
-    for (int64_t i = 0; i < n; i++) g[i] *= w[i];
-    const float mean = dot(g, x, n) / (float)n;
-    for (int64_t i = 0; i < n; i++) g[i] = r * (g[i] - x[i] * (r * r * mean));
+// LayerNorm does the same to x - mean x, and its gradient has no mean either.
+static void norm_back(float *g, const float *x, Norm norm, int64_t n, float eps) {
+    double sum = 0, squares = 0, gs = 0, gx = 0;
+    for (int64_t i = 0; norm.b && i < n; i++) sum += x[i];
+    const float mean = (float)(sum / (double)n);
+    for (int64_t i = 0; i < n; i++) {
+        g[i] *= norm.w[i];
+        squares += (double)(x[i] - mean) * (x[i] - mean);
+        gx += (double)g[i] * (x[i] - mean);
+        if (norm.b) gs += g[i];
+    }
+    const float r = (float)(1 / sqrt(squares / (double)n + (double)eps));
+    const float along = (float)(gx / (double)n) * r * r, level = (float)(gs / (double)n);
+    for (int64_t i = 0; i < n; i++) g[i] = r * (g[i] - level - (x[i] - mean) * along);
 }
 
 // model.c's rotate turned back: a rotation's transpose is its inverse. g (heads, hd), position t.
@@ -102,7 +111,9 @@ static void transpose(float *to, const float *from, int64_t rows, int64_t cols, 
 
 typedef struct {
     const Gradient *g;
-    const float *x, *w, *base;   // base: the gradient that goes round the sublayer, or NULL
+    const float *x;
+    Norm norm;
+    const float *base;           // the gradient that goes round the sublayer, or NULL
     float *y;                    // (n, d) out: normed x; back: the gradient at it, then at x
 } NormJob;
 
@@ -111,7 +122,8 @@ static void norm_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const Config *c = &j->g->model->config;
     (void)thread;
     for (int64_t i = begin * c->d; i < end * c->d; i += c->d)
-        rmsnorm(j->y + i, j->x + i, j->w, c->d, c->norm_eps);
+        if (j->norm.b) layernorm(j->y + i, j->x + i, j->norm.w, j->norm.b, c->d, c->norm_eps);
+        else rmsnorm(j->y + i, j->x + i, j->norm.w, c->d, c->norm_eps);
 }
 
 static void norm_back_part(void *ctx, int64_t begin, int64_t end, int thread) {
@@ -119,16 +131,16 @@ static void norm_back_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const Config *c = &j->g->model->config;
     (void)thread;
     for (int64_t i = begin * c->d; i < end * c->d; i += c->d) {
-        norm_back(j->y + i, j->x + i, j->w, c->d, c->norm_eps);
+        norm_back(j->y + i, j->x + i, j->norm, c->d, c->norm_eps);
         if (j->base) add(j->y + i, j->base + i, c->d);
     }
 }
 
-typedef struct { const Gradient *g; const Kept *kept; } SwigluJob;
+typedef struct { const Gradient *g; const Kept *kept; } FeedJob;
 
 // down = gate s up, s = 1 / (1 + e^-gate):  g_up = gh gate s,  g_gate = gh up s (1 + gate (1 - s)).
 static void swiglu_back_part(void *ctx, int64_t begin, int64_t end, int thread) {
-    const SwigluJob *j = ctx;
+    const FeedJob *j = ctx;
     const int64_t f = j->g->model->config.f;
     (void)thread;
     for (int64_t at = begin * f; at < end * f; at += f) {
@@ -145,6 +157,32 @@ static void swiglu_back_part(void *ctx, int64_t begin, int64_t end, int thread) 
     }
 }
 
+// The derivative of act(x). tanh's GELU: act = x/2 (1 + tanh u), u = a (x + b x^3).
+static double slope(Activation act, double x) {
+    const double a = 0.7978845608028654, b = 0.044715;                     // a = sqrt(2 / pi)
+    if (act == ACT_SILU) {
+        const double s = 1 / (1 + exp(-x));
+        return s * (1 + x * (1 - s));
+    }
+    if (act == ACT_GELU)                                                   // P(x) + x P'(x)
+        return (1 + erf(x * sqrt(0.5))) / 2 + x * a / 2 * exp(-x * x / 2);
+    const double t = tanh(a * (x + b * x * x * x));
+    return (1 + t) / 2 + x / 2 * (1 - t * t) * a * (1 + 3 * b * x * x);
+}
+
+// Where nothing gates, down = act(x) of what W_up gave: g_up = gh act'(x).
+static void activate_back_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const FeedJob *j = ctx;
+    const Config *c = &j->g->model->config;
+    (void)thread;
+    for (int64_t i = begin * c->f; i < end * c->f; i++) {
+        j->g->down[i] = j->kept->gate[i];
+        j->g->g_up[i] = j->g->gh[i] * (float)slope(c->act, (double)j->kept->gate[i]);
+        j->g->g_gate[i] = 0;
+    }
+    activate(c->act, j->g->down + begin * c->f, (end - begin) * c->f);
+}
+
 typedef struct { const Gradient *g; const int *next; double *loss; } LossJob;
 
 // Of a row of logits: -log p(next), and in their place the gradient at them, p - (1 at next).
@@ -154,6 +192,7 @@ static void loss_part(void *ctx, int64_t begin, int64_t end, int thread) {
     (void)thread;
     for (int64_t i = begin; i < end; i++) {
         float *row = j->g->logits + i * vocab;
+        if (j->g->model->output_bias) add(row, j->g->model->output_bias, vocab);
         const float max = max_of(row, vocab), mine = row[j->next[i]];
         double sum = 0;
         for (int64_t at = 0; at < vocab; at += SUMMED)
@@ -184,21 +223,25 @@ static double output_back(Gradient *g, const int *ids, int64_t n) {
     return loss;
 }
 
-// g[1] from g[0], and what the sink gets of the feed-forward part.
+// g[1] from g[0], and what the sink gets of the feed-forward part. Where both sublayers read one norm
+// (parallel), g[1] is the gradient at what is normed, and attention_back goes on from it.
 static void ffn_back(Gradient *g, int64_t l, int64_t n) {
     const Layer *w = &g->model->layer[l];
     const Kept *kept = &g->kept[l];
-    const int64_t d = g->model->config.d;
+    const Config *c = &g->model->config;
     Scratch *s = &g->s.work.scratch;
-    NormJob norm = {g, kept->x_ffn, w->ffn_norm, g->g[0], g->ffn};
+    NormJob norm = {g, c->parallel ? kept->x_attn : kept->x_ffn,
+                    c->parallel ? w->attn_norm : w->ffn_norm, g->g[0], g->ffn};
     parallel_for(n, 16, norm_part, &norm);
     matmul_t(s, g->g[0], n, &w->down.w, g->gh);                              // gh = W_down^T g
-    parallel_for(n, 4, swiglu_back_part, &(SwigluJob){g, kept});
-    matmul_t(s, g->g_gate, n, &w->gate.w, g->g[1]);
-    matmul_t(s, g->g_up, n, &w->up.w, g->sum);
-    add(g->g[1], g->sum, n * d);
+    parallel_for(n, 4, c->gated ? swiglu_back_part : activate_back_part, &(FeedJob){g, kept});
+    matmul_t(s, g->g_up, n, &w->up.w, g->g[1]);
+    if (c->gated) {
+        matmul_t(s, g->g_gate, n, &w->gate.w, g->sum);
+        add(g->g[1], g->sum, n * c->d);
+    }
     norm.y = g->g[1];
-    parallel_for(n, 16, norm_back_part, &norm);                            // g[1] = … + g[0]
+    if (!c->parallel) parallel_for(n, 16, norm_back_part, &norm);          // g[1] = … + g[0]
 }
 
 // =================================================================================================
@@ -288,29 +331,32 @@ static void projections_part(void *ctx, int64_t begin, int64_t end, int thread) 
         float *gq = g->gq + t * wide, *gk = g->gk + t * narrow;
         rotate_back(&g->s, gq, c->h, t);
         rotate_back(&g->s, gk, c->n_kv, t);
-        for (int64_t i = 0; i < wide && w->q_norm; i += hd)
+        for (int64_t i = 0; i < wide && c->qk_norm; i += hd)
             norm_back(gq + i, g->s.q + t * wide + i, w->q_norm, hd, c->norm_eps);
-        for (int64_t i = 0; i < narrow && w->k_norm; i += hd)
+        for (int64_t i = 0; i < narrow && c->qk_norm; i += hd)
             norm_back(gk + i, g->s.k + t * narrow + i, w->k_norm, hd, c->norm_eps);
     }
 }
 
-// g[2] from g[1], and what the sink gets of the attention.
+// The gradient at the attention's output: behind the layer, or before its feed-forward part.
+static float *attention_g(const Gradient *g) { return g->g[g->model->config.parallel ? 0 : 1]; }
+
+// g[2] from that, and what the sink gets of the attention.
 static void attention_back(Gradient *g, int64_t l, int64_t n, float *room) {
     const Config *c = &g->model->config;
     const Layer *w = &g->model->layer[l];
     const Cache *cache = &g->s.cache[l];
     Scratch *s = &g->s.work.scratch;
-    NormJob norm = {g, g->kept[l].x_attn, w->attn_norm, g->g[1], g->x};
+    NormJob norm = {g, g->kept[l].x_attn, w->attn_norm, attention_g(g), g->x};
     parallel_for(n, 16, norm_part, &norm);
-    if (w->q_norm) attention_qkv(&w->attn, &g->s.work, false, g->x, n, g->s.q, g->s.k, g->s.v);
+    if (c->qk_norm) attention_qkv(&w->attn, &g->s.work, false, g->x, n, g->s.q, g->s.k, g->s.v);
     for (int64_t i = 0; i < c->n_kv; i++)
         for (int64_t t = 0; t < n; t++)
             memcpy(g->k + (t * c->n_kv + i) * c->hd,
                    (const float *)cache->k + (i * cache->capacity + t) * c->hd,
                    (size_t)c->hd * sizeof *g->k);
 
-    matmul_t(s, g->g[1], n, &w->attn.w[P_O], g->go);                       // go = W_O^T g
+    matmul_t(s, attention_g(g), n, &w->attn.w[P_O], g->go);                // go = W_O^T g
     AttentionJob j = {g, l, n, room};
     parallel_for(c->h, 1, heads_part, &j);
     parallel_for(n, 16, projections_part, &j);
@@ -319,8 +365,9 @@ static void attention_back(Gradient *g, int64_t l, int64_t n, float *room) {
     add(g->g[2], g->sum, n * c->d);
     matmul_t(s, g->gv, n, &w->attn.w[P_V], g->sum);
     add(g->g[2], g->sum, n * c->d);
+    if (c->parallel) add(g->g[2], g->g[1], n * c->d);
     norm.y = g->g[2];
-    parallel_for(n, 16, norm_back_part, &norm);                            // g[2] = … + g[1]
+    parallel_for(n, 16, norm_back_part, &norm);                            // g[2] = … + attention_g
 }
 
 // =================================================================================================
@@ -336,7 +383,7 @@ static void keep(void *ctx, const Session *s, int64_t layer, Seen at, int64_t n)
         {{k->x_attn, s->x, c->d}, {k->q, s->q, wide}, {k->o, s->o, wide}},
         {{k->x_ffn, s->x, c->d}, {k->gate, s->gate, c->f}, {k->up, s->up, c->f}},
     };
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < (at == SEEN_FFN && !c->gated ? 2 : 3); i++)
         memcpy(copy[at == SEEN_FFN][i].to, copy[at == SEEN_FFN][i].from,
                (size_t)(n * copy[at == SEEN_FFN][i].width) * sizeof(float));
 }
@@ -360,7 +407,7 @@ int gradient_window(Gradient *g, const int *ids, int64_t n, double *loss, Gradie
         if (interrupted) break;
         sink(ctx, l, &(LayerGradient){
             .x = g->x, .o = kept->o, .ffn = g->ffn, .down = g->down, .q = kept->q, .k = g->k,
-            .gq = g->gq, .gk = g->gk, .gv = g->gv, .go = g->g[1],
+            .gq = g->gq, .gk = g->gk, .gv = g->gv, .go = attention_g(g),
             .g_gate = g->g_gate, .g_up = g->g_up, .g_down = g->g[0]}, n);
         float *before = g->g[2];                                           // behind the next layer
         g->g[2] = g->g[0];
@@ -390,6 +437,7 @@ static float *carve(const Array *a, int count, int64_t n, const char *what, Err 
 Gradient *gradient_new(const Model *m, int64_t window, Err *e) {
     const Config *c = &m->config;
     const int64_t wide = c->h * c->hd, narrow = c->n_kv * c->hd;
+    if (calib_supported(c, WANT_FISHER, e)) return NULL;
     for (int64_t l = 0; l < c->n_layers; l++) {
         const Layer *w = &m->layer[l];
         if (w->attn.n_groups || w->gate.a.rows || w->up.a.rows || w->down.a.rows) {
@@ -426,7 +474,7 @@ Gradient *gradient_new(const Model *m, int64_t window, Err *e) {
     for (int64_t l = 0; l < c->n_layers; l++) {
         Kept *k = &g->kept[l];
         const Array arrays[] = {{&k->x_attn, c->d}, {&k->x_ffn, c->d}, {&k->q, wide}, {&k->o, wide},
-                                {&k->gate, c->f}, {&k->up, c->f}};
+                                {&k->gate, c->f}, {&k->up, c->gated ? c->f : 0}};
         if (!(k->block = carve(arrays, sizeof arrays / sizeof *arrays, window, "activations", e)))
             goto failed;
     }

@@ -187,6 +187,8 @@ static int check(const Refit *r, Err *e) {
     const Config *a = &r->given[0]->config, *b = &r->given[1]->config;
     const CalibText *t = r->t;
     size_t size;
+    if (a->encoder || b->encoder)
+        return fail(e, "the norms of an encoder stand behind what would be fitted");
     if (a->d != b->d || a->f != b->f || a->n_layers != b->n_layers || a->vocab != b->vocab)
         return fail(e, "the compressed model has d %lld, f %lld, %lld layers, %lld tokens; "
                     "the dense one %lld, %lld, %lld, %lld", (long long)b->d, (long long)b->f,
@@ -239,8 +241,11 @@ static int refit_init(Refit *r, Err *e) {
         return fail(e, "residual streams of %lld tokens: size overflows", (long long)n);
     for (int i = 0; i < 2; i++) {
         if (!(r->x[i] = alloc(size, sizeof(float), "residual streams", e))) return -1;
-        for (int64_t t = 0; t < n; t++)
-            mat_row(&r->given[i]->embedding, r->t->ids[t], r->x[i] + t * c->d);
+        Session *s = i ? &r->small : &r->dense;
+        for (int64_t t = 0; t < n; t += window) {
+            embed(s, r->t->ids + t, window);
+            memcpy(r->x[i] + t * c->d, s->x, (size_t)(window * c->d) * sizeof(float));
+        }
     }
     return 0;
 }

@@ -7,37 +7,44 @@
 enum { N = 45, LAYERS = 2, VIEWS = 13 };       // N: more than the queries of one block
 enum { X, O, FFN, DOWN, Q, K, GQ, GK, GV, GO, G_GATE, G_UP, G_DOWN };
 
-// window and rope_dims are not in a rig's file: they are set behind its binding, 0: as bound.
-typedef struct { const char *name; Rig rig; int64_t window, rope_dims; } Case;
+// window, rope_dims and act are not in a rig's file: they are set behind its binding, 0: as bound.
+typedef struct { const char *name; Rig rig; int64_t window, rope_dims; Activation act; } Case;
 static const Case cases[] = {
     {"MHA, interleaved",
-     {"llama", NULL, 24, 4, 4, 6, 40, 61, LAYERS, 64, false, false, false, 0, T_F32, 1}, 0, 0},
+     {"llama", NULL, 24, 4, 4, 6, 40, 61, LAYERS, 64, false, false, false, 0, T_F32, 1}, 0, 0, 0},
     {"GQA, rope factors",
-     {"llama", NULL, 24, 6, 2, 8, 32, 61, LAYERS, 64, false, true, true, 0, T_F32, 2}, 0, 0},
+     {"llama", NULL, 24, 6, 2, 8, 32, 61, LAYERS, 64, false, true, true, 0, T_F32, 2}, 0, 0, 0},
     {"biases, linear",
-     {"qwen2", NULL, 20, 4, 2, 10, 32, 61, LAYERS, 64, true, false, false, 4, T_F32, 3}, 0, 0},
+     {"qwen2", NULL, 20, 4, 2, 10, 32, 61, LAYERS, 64, true, false, false, 4, T_F32, 3}, 0, 0, 0},
     {"MQA, norms",
-     {"qwen3", NULL, 24, 4, 1, 12, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 4}, 0, 0},
+     {"qwen3", NULL, 24, 4, 1, 12, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 4}, 0, 0, 0},
     {"norms and biases",
-     {"qwen3", NULL, 24, 4, 2, 12, 32, 61, LAYERS, 64, true, false, false, 0, T_F32, 5}, 0, 0},
+     {"qwen3", NULL, 24, 4, 2, 12, 32, 61, LAYERS, 64, true, false, false, 0, T_F32, 5}, 0, 0, 0},
     {"half",
-     {"llama", "half", 18, 3, 3, 6, 32, 61, LAYERS, 64, true, false, false, 0, T_F32, 6}, 0, 0},
+     {"llama", "half", 18, 3, 3, 6, 32, 61, LAYERS, 64, true, false, false, 0, T_F32, 6}, 0, 0, 0},
     {"part of a head",
-     {"llama", NULL, 24, 4, 2, 12, 32, 61, LAYERS, 64, false, true, true, 0, T_F32, 7}, 0, 6},
+     {"llama", NULL, 24, 4, 2, 12, 32, 61, LAYERS, 64, false, true, true, 0, T_F32, 7}, 0, 6, 0},
     {"part of a head, half",
-     {"qwen3", NULL, 24, 4, 2, 12, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 8}, 0, 6},
+     {"qwen3", NULL, 24, 4, 2, 12, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 8}, 0, 6, 0},
     {"sliding window",
-     {"llama", NULL, 24, 4, 2, 6, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 9}, 5, 0},
+     {"llama", NULL, 24, 4, 2, 6, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 9}, 5, 0, 0},
     {"window of two",
-     {"qwen2", NULL, 24, 4, 4, 6, 32, 61, LAYERS, 64, true, true, false, 0, T_F32, 10}, 2, 0},
+     {"qwen2", NULL, 24, 4, 4, 6, 32, 61, LAYERS, 64, true, true, false, 0, T_F32, 10}, 2, 0, 0},
     {"wide window",
-     {"llama", NULL, 24, 4, 2, 6, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 11}, 40, 0},
+     {"llama", NULL, 24, 4, 2, 6, 32, 61, LAYERS, 64, false, true, false, 0, T_F32, 11}, 40, 0, 0},
+    {"GPT-2: LayerNorm, learned positions, biases, GELU by tanh",
+     {"gpt2", NULL, 24, 4, 4, 6, 40, 61, LAYERS, 64, false, true, false, 0, T_F32, 12}, 0, 0, 0},
+    {"GPT-J: two sublayers on one norm, part of a head rotated",
+     {"gptj", NULL, 24, 3, 3, 8, 40, 61, LAYERS, 64, false, false, false, 0, T_F32, 13}, 0, 0, 0},
+    {"exact GELU",
+     {"gpt2", NULL, 24, 4, 4, 6, 40, 61, LAYERS, 64, false, true, false, 0, T_F32, 14}, 0, 0, ACT_GELU},
 };
 
 static int build(RigModel *r, const Case *c, Err *e) {
     if (rig_build(r, &c->rig, NULL, e)) return -1;
     if (c->window) r->m.config.window = c->window;
     if (c->rope_dims) r->m.config.rope_dims = c->rope_dims;
+    if (c->act) r->m.config.act = c->act;
     return 0;
 }
 
@@ -123,19 +130,26 @@ static void times(const Move *move, const Mat *w, const float *bias, const doubl
     }
 }
 
-static void norm(double *y, const double *x, const float *w, int64_t n, float eps) {
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+static void norm(double *y, const double *x, Norm w, int64_t n, float eps) {
+    double mean = 0, sum = 0;
+    for (int64_t i = 0; w.b && i < n; i++) mean += x[i] / (double)n;
+    for (int64_t i = 0; i < n; i++) sum += (x[i] - mean) * (x[i] - mean);
     const double r = 1 / sqrt(sum / (double)n + (double)eps);
-    for (int64_t i = 0; i < n; i++) y[i] = x[i] * r * (double)w[i];
+    for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * r * (double)w.w[i] + (w.b ? (double)w.b[i] : 0);
+}
+
+static double act(Activation a, double x) {
+    if (a == ACT_SILU) return x / (1 + exp(-x));
+    if (a == ACT_GELU) return x * erfc(-x / sqrt(2)) / 2;
+    return x / 2 * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)));
 }
 
 // The norm of every head of x (heads, hd), where there is one, and its rotation to position t.
-static void place(const Model *m, double *x, int64_t heads, const float *w, int64_t t) {
+static void place(const Model *m, double *x, int64_t heads, Norm w, int64_t t) {
     const Config *c = &m->config;
     const int64_t pairs = c->rope_dims / 2;
     for (double *p = x; p < x + heads * c->hd; p += c->hd) {
-        if (w) norm(p, p, w, c->hd, c->norm_eps);
+        if (w.w) norm(p, p, w, c->hd, c->norm_eps);
         for (int64_t i = 0; i < pairs; i++) {
             const double factor = m->rope_factors ? (double)m->rope_factors[i] : 1;
             const double angle = (double)t / c->rope_scale / factor *
@@ -172,7 +186,9 @@ static double loss_of(const Model *m, const int *ids, Move move) {
     double *gate = o + wide, *up = gate + f, *logit = up + f, loss = 0;
     const float *embedding = m->embedding.data;
     for (int64_t t = 0; t < N; t++)
-        for (int64_t i = 0; i < d; i++) x[t * d + i] = (double)embedding[ids[t] * d + i];
+        for (int64_t i = 0; i < d; i++)
+            x[t * d + i] = (double)embedding[ids[t] * d + i] +
+                           (m->positions.rows ? (double)((const float *)m->positions.data)[t * d + i] : 0);
     for (int64_t l = 0; l < c->n_layers; l++) {
         const Layer *w = &m->layer[l];
         const Attention *a = &w->attn;
@@ -190,18 +206,19 @@ static double loss_of(const Model *m, const int *ids, Move move) {
             }
             times(&move, &a->w[P_O], a->bias[P_O], o, y);
             for (int64_t i = 0; i < d; i++) at[i] += y[i];
-            norm(xn, at, w->ffn_norm, d, c->norm_eps);
-            times(&move, &w->gate.w, NULL, xn, gate);
-            times(&move, &w->up.w, NULL, xn, up);
-            for (int64_t i = 0; i < f; i++) gate[i] *= up[i] / (1 + exp(-gate[i]));
-            times(&move, &w->down.w, NULL, gate, y);
+            if (!c->parallel) norm(xn, at, w->ffn_norm, d, c->norm_eps);
+            times(&move, &w->up.w, w->up.bias, xn, up);
+            if (c->gated) times(&move, &w->gate.w, NULL, xn, gate);
+            for (int64_t i = 0; i < f; i++)
+                gate[i] = c->gated ? act(ACT_SILU, gate[i]) * up[i] : act(c->act, up[i]);
+            times(&move, &w->down.w, w->down.bias, gate, y);
             for (int64_t i = 0; i < d; i++) at[i] += y[i];
         }
     }
     for (int64_t t = 0; t + 1 < N; t++) {
         double sum = 0;
         norm(xn, x + t * d, m->output_norm, d, c->norm_eps);
-        times(&move, &m->output, NULL, xn, logit);
+        times(&move, &m->output, m->output_bias, xn, logit);
         for (int64_t i = 0; i < c->vocab; i++) sum += exp(logit[i]);
         loss += log(sum) - logit[ids[t + 1]];
     }
@@ -246,7 +263,7 @@ static int check_matrix(const Case *of, const Model *m, const Copy *c, int64_t l
             squares += g[i] * g[i];
         }
         scale[climb] = climb ? got[climb] : sqrt(squares);
-const double h = 1e-5 / scale[climb];
+        const double h = 1e-5 / scale[climb];
         want[climb] = loss_of(m, ids, (Move){mat, step, h}) / (2 * h) -
                       loss_of(m, ids, (Move){mat, step, -h}) / (2 * h);
     }
@@ -274,7 +291,8 @@ static int gradients_are_slopes(void) {
               want);
         for (int64_t l = 0; l < LAYERS; l++)
             for (int which = 0; which < 7; which++)
-                if (check_matrix(&cases[i], &r.m, &c, l, which, ids, 3e-5) != PASS) return FAIL;
+                if ((which != 4 || r.m.config.gated) &&
+                    check_matrix(&cases[i], &r.m, &c, l, which, ids, 3e-5) != PASS) return FAIL;
         copy_free(&c);
         rig_free(&r);
     }
@@ -285,7 +303,7 @@ static int gradients_are_slopes(void) {
 static int logits_come_in_blocks(void) {
     const Case big = {
         "large vocabulary",
-        {"llama", NULL, 8, 2, 1, 4, 8, 130000, 1, 64, false, true, false, 0, T_F32, 21}, 0, 0};
+        {"llama", NULL, 8, 2, 1, 4, 8, 130000, 1, 64, false, true, false, 0, T_F32, 21}, 0, 0, 0};
     RigModel r;
     Copy c;
     Err e = {""};
@@ -311,7 +329,9 @@ static void observe_layer(void *ctx, const Session *s, int64_t layer, Seen at, i
         const int64_t numbers = n * width_of(c->c, view[at][i]);
         float *to = c->view[layer][view[at][i]] = malloc((size_t)numbers * sizeof *to);
         memcpy(to, of[at][i], (size_t)numbers * sizeof *to);
-        if (view[at][i] == DOWN) swiglu(to, s->up, numbers);
+        if (view[at][i] != DOWN) continue;
+        if (c->c->gated) swiglu(to, s->up, numbers);
+        else activate(c->c->act, to, numbers);
     }
 }
 
