@@ -297,18 +297,20 @@ static double dense_cost(const Board *b) {
     return sum;
 }
 
-// The same rank for every part: its own largest one up to `rank`, dense above what saves anything.
-// keep_v: V, which tolerates least, stays dense. Returns the cost.
+// The same rank for every part, twice that for O, whose input has the flattest spectrum: the part's own
+// largest one up to it, dense above what saves anything. keep_v: V, which tolerates least, stays dense.
+// Returns the cost.
 static double same_rank(Board *b, int64_t rank, bool keep_v) {
     double cost = 0;
     for (int s = 0; s < b->n; s++)
         for (int i = 0; i < b->slot[s].way[0].n; i++) {
             RankPart *p = &b->slot[s].way[0].part[i];
-            const bool dense = p->n == 1 || rank > p->option[1].rank ||
-                               (keep_v && b->set[s][0][i] == HAS_V);
+            const int set = b->set[s][0][i];
+            const int64_t most = set == HAS_O ? 2 * rank : rank;
+            const bool dense = p->n == 1 || most > p->option[1].rank || (keep_v && set == HAS_V);
             p->chosen = dense ? 0 : p->n - 1;
             for (int k = p->n - 1; k > 0 && !dense; k--)           // options come by falling rank
-                if (p->option[k].rank <= rank) p->chosen = k;
+                if (p->option[k].rank <= most) p->chosen = k;
             cost += p->option[p->chosen].cost;
         }
     return cost;
