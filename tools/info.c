@@ -68,8 +68,8 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
     string_key(g, "tucker.method", "method");
     const Vocab *v = l->vocab;
     printf("tokenizer      %s, %d pieces, BOS %d%s, EOS %d%s\n",
-           v->kind == VOCAB_SPM ? "SentencePiece BPE" : v->kind == VOCAB_WPM ? "WordPiece" : pre_name(v->pre), v->n,
-           v->bos, v->add_bos ? " (added)" : "", v->eos, v->add_eos ? " (added)" : "");
+           v->kind == VOCAB_SPM ? "SentencePiece BPE" : v->kind == VOCAB_WPM ? "WordPiece" : pre_name(v->pre),
+           v->n, v->bos, v->add_bos ? " (added)" : "", v->eos, v->add_eos ? " (added)" : "");
     if (!l->model) return 0;
 
     const Model *m = l->model;
