@@ -39,14 +39,16 @@ static int put_vocab(bool bpe, int mask) {
     char merges[300];
     FILE *f = fopen(file, "wb");
     if (!f) return -1;
-    static const char *const first[][4] = {{"[PAD]", "[UNK]", "[CLS]", "[SEP]"}, {"<s>", "<pad>", "</s>", "<unk>"}};
+    static const char *const first[][4] = {{"[PAD]", "[UNK]", "[CLS]", "[SEP]"},
+                                             {"<s>", "<pad>", "</s>", "<unk>"}};
     for (int i = 0; i < V; i++) {
         char piece[16];
         if (i == mask) strcpy(piece, bpe ? "<mask>" : "[MASK]");
         else if (i < 4) strcpy(piece, first[bpe][i]);
         else if (bpe) sprintf(piece, "%c", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV"[i]);
         else sprintf(piece, "w%d", i);
-        fprintf(f, bpe ? "%s\"%s\": %d%s" : "%s%s\n", bpe ? i ? ", " : "{" : "", piece, i, i < V - 1 ? "" : "}");
+        if (bpe) fprintf(f, "%s\"%s\": %d%s", i ? ", " : "{", piece, i, i < V - 1 ? "" : "}");
+        else fprintf(f, "%s\n", piece);
     }
     if (fclose(f)) return -1;
     if (!bpe) return 0;
@@ -134,7 +136,8 @@ static int check_line(const Golden *g, int at, int rank, const char *line, const
 }
 
 static int one_mask(void) {
-    static const struct { const char *family; int mask, at; } models[] = {{"bert", 4, 15}, {"roberta", 8, 10}};
+    static const struct { const char *family; int mask, at; } models[] = {
+        {"bert", 4, 15}, {"roberta", 8, 10}};
     for (int k = 0; k < 2; k++) {
         Golden g;
         CHECK(golden_open(&g, models[k].family, models[k].mask) == 0, "%s", err.msg);
@@ -174,7 +177,8 @@ static int two_masks(void) {
     char *line[8] = {0}, *save = output;
     int n = 0;
     for (char *s; n < 8 && (s = strsep(&save, "\n")); ) line[n++] = s;
-    CHECK(n == 8 && !strcmp(line[0], "mask 1 of 2") && !*line[3] && !strcmp(line[4], "mask 2 of 2"), "%d lines", n);
+    CHECK(n == 8 && !strcmp(line[0], "mask 1 of 2") && !*line[3] && !strcmp(line[4], "mask 2 of 2"),
+          "%d lines", n);
     for (int i = 0; i < 4; i++) {
         const char *rest;
         if (check_line(&g, 2 + i / 2, i % 2, line[1 + i + 2 * (i / 2)], &rest) != PASS) return FAIL;
@@ -196,10 +200,12 @@ static int mask_refusals(void) {
         CHECK(strstr(err.msg, cases[i].says), "'%s' should have said '%s'", err.msg, cases[i].says);
     }
     g.m.output.rows = 0;
-    CHECK(tool_fill_mask(&g.l, "[MASK]", 5, config, &err) == -1 && strstr(err.msg, "no such head"), "%s", err.msg);
+    CHECK(tool_fill_mask(&g.l, "[MASK]", 5, config, &err) == -1 && strstr(err.msg, "no such head"), "%s",
+          err.msg);
     golden_free(&g);
     CHECK(golden_open(&g, "gpt2", 8) == 0, "%s", err.msg);
-    CHECK(tool_fill_mask(&g.l, "<mask>", 5, config, &err) == -1 && strstr(err.msg, "is a decoder"), "%s", err.msg);
+    CHECK(tool_fill_mask(&g.l, "<mask>", 5, config, &err) == -1 && strstr(err.msg, "is a decoder"), "%s",
+          err.msg);
     CHECK(tool_embed(&g.l, "ab", POOL_MEAN, config, &err) == -1 && strstr(err.msg, "decoder"), "%s", err.msg);
     golden_free(&g);
     return PASS;
@@ -247,14 +253,15 @@ static int embeddings_of_lines(void) {
     CHECK(embedding_off(&g, POOL_MEAN, &s) < 1e-6 && !s[1], "line 3");
     f = fopen(texts, "wb");
     CHECK(f && fprintf(f, "w5\n\nw5\n") && !fclose(f), "%s", texts);
-    CHECK(PRINTED(tool_embed_file(&g.l, texts, POOL_MEAN, config, &err)) == -1 && strstr(err.msg, "line 2: "), "%s",
-          err.msg);
+    CHECK(PRINTED(tool_embed_file(&g.l, texts, POOL_MEAN, config, &err)) == -1, "an empty line");
+    CHECK(strstr(err.msg, "line 2: "), "%s", err.msg);
     g.source.vocab.add_bos = g.source.vocab.add_eos = true;        // now an empty line is a text
     CHECK(PRINTED(tool_embed_file(&g.l, texts, POOL_MEAN, config, &err)) == 0, "%s", err.msg);
     int lines = 0;
     for (s = output; (s = strchr(s, '\n')); s++) lines++;
     CHECK(lines == 3, "%d lines", lines);
-    CHECK(tool_embed_file(&g.l, "nowhere", POOL_MEAN, config, &err) == -1 && strstr(err.msg, "nowhere"), "%s", err.msg);
+    CHECK(tool_embed_file(&g.l, "nowhere", POOL_MEAN, config, &err) == -1 && strstr(err.msg, "nowhere"), "%s",
+          err.msg);
     remove(texts);
     golden_free(&g);
     return PASS;
