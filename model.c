@@ -121,7 +121,7 @@ void layer_forward(Session *s, int64_t layer, int64_t n) {
     add_stream(s, w->ffn_norm, n);                                         // x += y
 }
 
-void embed(Session *s, const int *ids, int64_t n) {
+void embed_tokens(Session *s, const int *ids, int64_t n) {
     const Model *m = s->model;
     const Config *c = &m->config;
     for (int64_t i = 0; i < n; i++) {                                      // x = E[ids] + P[pos …] + T[0]
@@ -151,7 +151,7 @@ static int run(Session *s, const int *ids, int64_t n, Err *e) {
         if (ids[i] < 0 || ids[i] >= c->vocab)
             return fail(e, "token %d is not in 0 .. %lld", ids[i], (long long)c->vocab - 1);
 
-    embed(s, ids, n);
+    embed_tokens(s, ids, n);
     for (int64_t l = 0; l < c->n_layers; l++) layer_forward(s, l, n);
     observe(s, c->n_layers, SEEN_END, n);
     s->n = n;

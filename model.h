@@ -134,10 +134,10 @@ int prefill(Session *s, const int *ids, int64_t n, Err *e);
 float *logits(Session *s, int64_t first, int64_t count);
 // s->x (n, d): the embedding of n tokens behind s->pos, with learned positions, types and its norm
 // where the model has them. ids in 0 .. V-1; n <= batch, pos + n <= context: not checked here.
-void embed(Session *s, const int *ids, int64_t n);
+void embed_tokens(Session *s, const int *ids, int64_t n);
 // One layer of the n tokens behind s->pos: adds its attention and its feed-forward to s->x and
 // fills its cache; s->pos stays. Behind it gate holds what W_down saw, y what W_down added to x.
-// forward and encode are embed, this for every layer, and n more positions.
+// forward and encode are embed_tokens, this for every layer, and n more positions.
 void layer_forward(Session *s, int64_t layer, int64_t n);
 // Forgets positions from pos on: the timeline goes back.
 void session_rewind(Session *s, int64_t pos);

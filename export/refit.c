@@ -243,7 +243,7 @@ static int refit_init(Refit *r, Err *e) {
         if (!(r->x[i] = alloc(size, sizeof(float), "residual streams", e))) return -1;
         Session *s = i ? &r->small : &r->dense;
         for (int64_t t = 0; t < n; t += window) {
-            embed(s, r->t->ids + t, window);
+            embed_tokens(s, r->t->ids + t, window);
             memcpy(r->x[i] + t * c->d, s->x, (size_t)(window * c->d) * sizeof(float));
         }
     }
