@@ -23,10 +23,11 @@ static const char usage[] =
 "       --cache auto|dense|latent    what is cached of V in factored layers (auto: by cost)\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
+"       --bench [--json] [--repeat N] [--bench-depths 0,2048,8192]    how fast it runs here\n"
 "       --tokenize FILE   ids of a text on one line; --detokenize FILE: back (FILE \"-\": stdin)\n"
 "       --version  -h     about the program; this page\n";
 
-typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_TOKENIZE, DO_DETOKENIZE } Action;
+typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_BENCH, DO_TOKENIZE, DO_DETOKENIZE } Action;
 
 typedef struct {
     const char *model, *prompt, *prompt_file, *system, *tool_file;
@@ -36,6 +37,7 @@ typedef struct {
     SamplerConfig sampler;
     int kv_type;
     CacheForm form;
+    BenchConfig bench;
 } Options;
 
 static void die(const char *message) {
@@ -86,7 +88,7 @@ static Options read_options(int argc, char **argv) {
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
     static const char *const forms[] = {"auto", "dense", "latent"};
-    Options o = {.kv_type = T_F16, .batch = 64,
+    Options o = {.kv_type = T_F16, .batch = 64, .bench = {.fill_seconds = 60},
                  .sampler = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
                              .repeat_penalty = 1, .repeat_last = 64, .seed = 1}};
     for (int i = 1; i < argc; i++) {
@@ -105,6 +107,8 @@ static Options read_options(int argc, char **argv) {
         }
         if (IS("-i")) { o.action = DO_CHAT; continue; }
         if (IS("--info")) { o.action = DO_INFO; continue; }
+        if (IS("--bench")) { o.action = DO_BENCH; continue; }
+        if (IS("--json")) { o.bench.json = true; continue; }
         if (IS("--no-echo")) { o.no_echo = true; continue; }
         if (IS("--ids")) { o.ids = o.no_echo = true; continue; }
         if (*a != '-' || !a[1]) {
@@ -115,7 +119,7 @@ static Options read_options(int argc, char **argv) {
         static const char *const valued[] = {
             "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
             "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
-            "--perplexity", "--tokenize", "--detokenize"};
+            "--perplexity", "--tokenize", "--detokenize", "--repeat", "--bench-depths"};
         bool known = false;
         for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
         if (!known || !v) {
@@ -142,6 +146,8 @@ static Options read_options(int argc, char **argv) {
         else if (IS("--windows")) o.windows = whole(a, v, 1, INT32_MAX);
         else if (IS("--kv")) o.kv_type = kv_types[choice(a, v, kv_names, 4)];
         else if (IS("--cache")) o.form = (CacheForm)choice(a, v, forms, 3);
+        else if (IS("--repeat")) o.bench.repeat = whole(a, v, 1, BENCH_REPEATS);
+        else if (IS("--bench-depths")) o.bench.depths = v;
         else if (IS("--perplexity")) tool(&o, DO_PERPLEXITY, v);
         else if (IS("--tokenize")) tool(&o, DO_TOKENIZE, v);
         else tool(&o, DO_DETOKENIZE, v);
@@ -149,6 +155,10 @@ static Options read_options(int argc, char **argv) {
     }
     if (!o.model) die("no model file given; for instance: ./run models/stories.tbin -p \"Once upon a time\"");
     if (o.prompt && o.prompt_file) die("-p and -f are two prompts: give one");
+    if (o.action != DO_BENCH && (o.bench.json || o.bench.repeat || o.bench.depths))
+        die("--json, --repeat and --bench-depths belong to --bench");
+    if (!o.bench.repeat) o.bench.repeat = 5;
+    if (!o.bench.depths) o.bench.depths = "0,2048,8192";
     return o;
 }
 
@@ -429,6 +439,9 @@ static int act(const Options *o, Loaded *l, Err *e) {
     case DO_INFO:       return tool_info(l, o->kv_type, e);
     case DO_TOKENIZE:   return tool_tokenize(l, o->tool_file, e);
     case DO_DETOKENIZE: return tool_detokenize(l, o->tool_file, e);
+    case DO_BENCH:
+        c.context = o->context;
+        return tool_bench(l, c, &o->bench, e);
     case DO_PERPLEXITY: {
         int64_t window = o->context ? o->context : 512, trained = l->model->config.context;
         if (!o->context && window > trained) window = trained;

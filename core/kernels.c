@@ -487,8 +487,21 @@ void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, i
 
 // ---- the machine --------------------------------------------------------------------------------
 
+// The best of many runs of n parts: others may hold the cores or the memory for a while.
+static double best_rate(double amount, int64_t n,
+                        void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
+    double best = 0, begin = seconds();
+    for (int i = 0; i < 3 || (seconds() - begin < 0.3 && !interrupted); i++) {
+        double t = seconds();
+        parallel_for(n, 1, fn, ctx);
+        t = seconds() - t;
+        if (t > 0 && amount / t > best) best = amount / t;
+    }
+    return best;
+}
+
 typedef struct { const uint8_t *p; uint64_t seen; } ReadJob;
-enum { READ_UNIT = 65536 };
+enum { READ_UNIT = 65536, READ_SIZE = 256 << 20 };
 
 static void read_part(void *ctx, int64_t begin, int64_t end, int thread) {
     ReadJob *j = ctx;
@@ -497,20 +510,31 @@ static void read_part(void *ctx, int64_t begin, int64_t end, int thread) {
     __atomic_fetch_xor(&j->seen, x, __ATOMIC_RELAXED);
 }
 
-double read_bandwidth(void) {
-    const int64_t units = 1024;                                  // 64 MB
-    const size_t size = (size_t)units * READ_UNIT;
-    uint8_t *p = alloc(size, 1, "bandwidth probe", NULL);
+double read_bandwidth(size_t size) {
+    const size_t units = (size ? size : READ_SIZE) / READ_UNIT + 1;
+    uint8_t *p = alloc(units, READ_UNIT, "bandwidth probe", NULL);
     if (!p) return 0;
-    memset(p, 1, size);                                          // pages of its own
+    memset(p, 1, units * READ_UNIT);                             // pages of its own
     ReadJob j = {p, 0};
-    double best = 0, begin = seconds();
-    for (int i = 0; i < 100 && (i < 3 || seconds() - begin < 0.05); i++) {
-        double t = seconds();
-        parallel_for(units, 1, read_part, &j);
-        t = seconds() - t;
-        if (t > 0 && (double)size / t > best) best = (double)size / t;
-    }
+    const double best = best_rate((double)units * READ_UNIT, (int64_t)units, read_part, &j);
     free(p);
     return best;
+}
+
+enum { TURNS = 300000 };                 // of a part: half a millisecond
+
+static int64_t madds(bool bytes) {
+    float f = 0;
+    int32_t i = 0;
+    return bytes ? kernels()->madds_int8(TURNS, &i) : kernels()->madds_f32(TURNS, &f);
+}
+
+static void madds_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) madds(*(const bool *)ctx);
+}
+
+double peak_madds(bool bytes) {
+    const int64_t parts = 4 * (int64_t)threads_get();
+    return best_rate((double)(madds(bytes) * parts), parts, madds_part, &bytes);
 }
