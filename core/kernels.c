@@ -487,11 +487,13 @@ void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, i
 
 // ---- the machine --------------------------------------------------------------------------------
 
-// The best of many runs of n parts: others may hold the cores or the memory for a while.
+// The best of many short runs of n parts: others may hold the cores or the memory for a while. *run
+// counts them.
 static double best_rate(double amount, int64_t n,
-                        void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
+                        void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx,
+                        int64_t *run) {
     double best = 0, begin = seconds();
-    for (int i = 0; i < 3 || (seconds() - begin < 0.3 && !interrupted); i++) {
+    for (*run = 0; *run < 3 || (seconds() - begin < 0.3 && !interrupted); ++*run) {
         double t = seconds();
         parallel_for(n, 1, fn, ctx);
         t = seconds() - t;
@@ -500,28 +502,32 @@ static double best_rate(double amount, int64_t n,
     return best;
 }
 
-typedef struct { const uint8_t *p; uint64_t seen; } ReadJob;
-enum { READ_UNIT = 65536, READ_SIZE = 256 << 20 };
+// A run reads one slice, the next run the next: what a slice left in a cache is gone when its turn
+// comes again.
+enum { READ_UNIT = 65536, SLICE = 256, READ_SLICES = 16 };       // 16 slices of 16 MB
+typedef struct { const uint8_t *p; int64_t slices, run; uint64_t seen; } ReadJob;
 
 static void read_part(void *ctx, int64_t begin, int64_t end, int thread) {
     ReadJob *j = ctx;
-    uint64_t x = kernels()->read(j->p + begin * READ_UNIT, (size_t)(end - begin) * READ_UNIT);
+    const uint8_t *p = j->p + (j->run % j->slices * SLICE + begin) * READ_UNIT;
+    const uint64_t x = kernels()->read(p, (size_t)(end - begin) * READ_UNIT);
     (void)thread;
     __atomic_fetch_xor(&j->seen, x, __ATOMIC_RELAXED);
 }
 
 double read_bandwidth(size_t size) {
-    const size_t units = (size ? size : READ_SIZE) / READ_UNIT + 1;
-    uint8_t *p = alloc(units, READ_UNIT, "bandwidth probe", NULL);
+    const size_t slice = (size_t)SLICE * READ_UNIT, slices = size ? (size - 1) / slice + 1 : READ_SLICES;
+    uint8_t *p = alloc(slices, slice, "bandwidth probe", NULL);
     if (!p) return 0;
-    memset(p, 1, units * READ_UNIT);                             // pages of its own
-    ReadJob j = {p, 0};
-    const double best = best_rate((double)units * READ_UNIT, (int64_t)units, read_part, &j);
+    memset(p, 1, slices * slice);                                // pages of its own
+    ReadJob j = {.p = p, .slices = (int64_t)slices};
+    const double best = best_rate((double)slice, SLICE, read_part, &j, &j.run);
     free(p);
     return best;
 }
 
-enum { TURNS = 300000 };                 // of a part: half a millisecond
+enum { TURNS = 20000 };                                          // of a part: tens of microseconds
+typedef struct { bool bytes; int64_t run; } MaddsJob;
 
 static int64_t madds(bool bytes) {
     float f = 0;
@@ -530,11 +536,13 @@ static int64_t madds(bool bytes) {
 }
 
 static void madds_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const MaddsJob *j = ctx;
     (void)thread;
-    for (int64_t i = begin; i < end; i++) madds(*(const bool *)ctx);
+    for (int64_t i = begin; i < end; i++) madds(j->bytes);
 }
 
 double peak_madds(bool bytes) {
     const int64_t parts = 4 * (int64_t)threads_get();
-    return best_rate((double)(madds(bytes) * parts), parts, madds_part, &bytes);
+    MaddsJob j = {.bytes = bytes};
+    return best_rate((double)(madds(bytes) * parts), parts, madds_part, &j, &j.run);
 }

@@ -760,7 +760,8 @@ static uint64_t read_all_of(const void *p, size_t size) {
 }
 
 // Every result is an operand of the next, so that no compiler takes a part out of the loop, and there
-// are enough chains that no unit waits for one: twice HALF, 12 of 16 registers.
+// are enough chains that no unit waits for one: twice HALF, 12 of 16 registers. Plain C needs registers
+// within its dot product, hence fewer of them: BYTE_HALF.
 enum { HALF = 6 };
 
 static int64_t madds_f32(int64_t turns, float *sink) {
@@ -783,20 +784,20 @@ static int64_t madds_f32(int64_t turns, float *sink) {
 
 static int64_t madds_int8(int64_t turns, int32_t *sink) {
     const vi w = set1_i(*sink + 0x01010101);     // a turn adds at most 4 * 127: a million stay in range
-    vi x[2 * HALF], total = set1_i(0);
+    vi x[2 * BYTE_HALF], total = set1_i(0);
     UNROLL
-    for (int i = 0; i < HALF; i++) x[i] = set1_i(*sink + i), x[HALF + i] = ~x[i];
+    for (int i = 0; i < BYTE_HALF; i++) x[i] = set1_i(*sink + i), x[BYTE_HALF + i] = ~x[i];
     for (int64_t t = 0; t < turns; t++) {
         UNROLL
-        for (int i = 0; i < HALF; i++) {
+        for (int i = 0; i < BYTE_HALF; i++) {
             x[i] = dot_u(x[i], w, x[i]);
-            x[HALF + i] = dot_u(x[HALF + i], w, x[HALF + i]);
+            x[BYTE_HALF + i] = dot_u(x[BYTE_HALF + i], w, x[BYTE_HALF + i]);
         }
     }
     UNROLL
-    for (int i = 0; i < HALF; i++) total ^= x[i] ^ x[HALF + i];
+    for (int i = 0; i < BYTE_HALF; i++) total ^= x[i] ^ x[BYTE_HALF + i];
     for (int l = 0; l < LANES; l++) *sink ^= total[l];
-    return turns * 2 * HALF * LANES * 4;
+    return turns * 2 * BYTE_HALF * LANES * 4;
 }
 
 #define VARIANT(label) { \
