@@ -25,10 +25,11 @@ static const char usage[] =
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
 "       --fill-mask TEXT [--top K]                the K likeliest words (5) for each mask: encoders\n"
 "       --embed TEXT | --embed-file FILE [--pool mean|first]    a text, or each line, as one vector\n"
+"       --bench [--json] [--repeat N] [--bench-depths 0,2048,8192]    how fast it runs here\n"
 "       --tokenize FILE   ids of a text on one line; --detokenize FILE: back (FILE \"-\": stdin)\n"
 "       --version  -h     about the program; this page\n";
 
-typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_FILL_MASK, DO_EMBED, DO_EMBED_FILE,
+typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_FILL_MASK, DO_EMBED, DO_EMBED_FILE, DO_BENCH,
                DO_TOKENIZE, DO_DETOKENIZE } Action;
 
 typedef struct {
@@ -40,6 +41,7 @@ typedef struct {
     SamplerConfig sampler;
     int kv_type;
     CacheForm form;
+    BenchConfig bench;
 } Options;
 
 static void die(const char *message) {
@@ -90,7 +92,7 @@ static Options read_options(int argc, char **argv) {
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
     static const char *const forms[] = {"auto", "dense", "latent"}, *const pools[] = {"mean", "first"};
-    Options o = {.kv_type = T_F16, .batch = 64, .top = 5,
+    Options o = {.kv_type = T_F16, .batch = 64, .top = 5, .bench = {.fill_seconds = 60},
                  .sampler = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
                              .repeat_penalty = 1, .repeat_last = 64, .seed = 1}};
     for (int i = 1; i < argc; i++) {
@@ -109,6 +111,8 @@ static Options read_options(int argc, char **argv) {
         }
         if (IS("-i")) { o.action = DO_CHAT; continue; }
         if (IS("--info")) { o.action = DO_INFO; continue; }
+        if (IS("--bench")) { o.action = DO_BENCH; continue; }
+        if (IS("--json")) { o.bench.json = true; continue; }
         if (IS("--no-echo")) { o.no_echo = true; continue; }
         if (IS("--ids")) { o.ids = o.no_echo = true; continue; }
         if (*a != '-' || !a[1]) {
@@ -120,7 +124,7 @@ static Options read_options(int argc, char **argv) {
             "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
             "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
             "--perplexity", "--tokenize", "--detokenize", "--fill-mask", "--top", "--embed",
-            "--embed-file", "--pool"};
+            "--embed-file", "--pool", "--repeat", "--bench-depths"};
         bool known = false;
         for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
         if (!known || !v) {
@@ -147,6 +151,8 @@ static Options read_options(int argc, char **argv) {
         else if (IS("--windows")) o.windows = whole(a, v, 1, INT32_MAX);
         else if (IS("--kv")) o.kv_type = kv_types[choice(a, v, kv_names, 4)];
         else if (IS("--cache")) o.form = (CacheForm)choice(a, v, forms, 3);
+        else if (IS("--repeat")) o.bench.repeat = whole(a, v, 1, BENCH_REPEATS);
+        else if (IS("--bench-depths")) o.bench.depths = v;
         else if (IS("--perplexity")) tool(&o, DO_PERPLEXITY, v);
         else if (IS("--fill-mask")) tool(&o, DO_FILL_MASK, v);
         else if (IS("--top")) o.top = whole(a, v, 1, 1000);
@@ -159,6 +165,10 @@ static Options read_options(int argc, char **argv) {
     }
     if (!o.model) die("no model file given; for instance: ./run models/stories.tbin -p \"Once upon a time\"");
     if (o.prompt && o.prompt_file) die("-p and -f are two prompts: give one");
+    if (o.action != DO_BENCH && (o.bench.json || o.bench.repeat || o.bench.depths))
+        die("--json, --repeat and --bench-depths belong to --bench");
+    if (!o.bench.repeat) o.bench.repeat = 5;
+    if (!o.bench.depths) o.bench.depths = "0,2048,8192";
     return o;
 }
 
@@ -435,7 +445,8 @@ static int act(const Options *o, Loaded *l, Err *e) {
     char *prompt = NULL;
     size_t size = 0;
     int status;
-    bool reads = o->action == DO_GENERATE || o->action == DO_CHAT || o->action == DO_PERPLEXITY;
+    bool reads = o->action == DO_GENERATE || o->action == DO_CHAT || o->action == DO_PERPLEXITY ||
+                 o->action == DO_BENCH;
     if (reads && l->model->config.encoder)
         return fail(e, "%s is an encoder, which continues no text (--fill-mask, --embed)", o->model);
     switch (o->action) {
@@ -445,6 +456,9 @@ static int act(const Options *o, Loaded *l, Err *e) {
     case DO_EMBED_FILE: return tool_embed_file(l, o->tool_file, o->pool, c, e);
     case DO_TOKENIZE:   return tool_tokenize(l, o->tool_file, e);
     case DO_DETOKENIZE: return tool_detokenize(l, o->tool_file, e);
+    case DO_BENCH:
+        c.context = o->context;
+        return tool_bench(l, c, &o->bench, e);
     case DO_PERPLEXITY: {
         int64_t window = o->context ? o->context : 512, trained = l->model->config.context;
         if (!o->context && window > trained) window = trained;

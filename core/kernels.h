@@ -67,7 +67,10 @@ void scale_to(float *y, float a, const float *x, int64_t n);       // y = a x; y
 void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
            const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
 
-// What this machine can do, measured now: bytes a second read from memory by all threads.
-double read_bandwidth(void);
+// What this machine can do, measured now, all threads together: bytes a second read from memory, from
+// a buffer of at least `size` bytes (0: well beyond the caches of most machines; 0 is the answer where
+// there is no memory for it), and multiply-adds a second on numbers in registers, f32 or bytes.
+double read_bandwidth(size_t size);
+double peak_madds(bool bytes);
 
 #endif

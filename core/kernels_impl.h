@@ -41,6 +41,10 @@ typedef struct {
     void (*from_f16)(const uint16_t *src, float *dst, int64_t n);
     void (*to_f16)(const float *src, uint16_t *dst, int64_t n);
     uint64_t (*read)(const void *p, size_t size);     // touches every byte; size a multiple of 4096
+    // Multiply-adds on registers alone, of floats and of bytes; returns how many they were. *sink is
+    // 0 before and without meaning after. At most a million turns.
+    int64_t (*madds_f32)(int64_t turns, float *sink);
+    int64_t (*madds_int8)(int64_t turns, int32_t *sink);
 } Kernels;
 
 extern const Kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neondot;

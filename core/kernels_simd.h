@@ -12,13 +12,13 @@
 #include "kernels_impl.h"
 
 #if defined(ISA_AVX512)
-enum { LANES = 16, TILE = 6, QTILE = 8, DROWS = 8, DVECS = 3, Q8_FLIP = 1 };
+enum { LANES = 16, TILE = 6, QTILE = 8, DROWS = 8, DVECS = 3, Q8_FLIP = 1, BYTE_HALF = 6 };
 #elif defined(ISA_AVX2)
-enum { LANES = 8, TILE = 3, QTILE = 4, DROWS = 4, DVECS = 3, Q8_FLIP = 0 };
+enum { LANES = 8, TILE = 3, QTILE = 4, DROWS = 4, DVECS = 3, Q8_FLIP = 0, BYTE_HALF = 6 };
 #elif defined(ISA_NEON)
-enum { LANES = 4, TILE = 6, QTILE = 8, DROWS = 6, DVECS = 4, Q8_FLIP = 0 };
+enum { LANES = 4, TILE = 6, QTILE = 8, DROWS = 6, DVECS = 4, Q8_FLIP = 0, BYTE_HALF = 6 };
 #else
-enum { LANES = 4, TILE = 2, QTILE = 4, DROWS = 4, DVECS = 2, Q8_FLIP = 0 };
+enum { LANES = 4, TILE = 2, QTILE = 4, DROWS = 4, DVECS = 2, Q8_FLIP = 0, BYTE_HALF = 2 };
 #endif
 
 #define INLINE static inline __attribute__((always_inline))

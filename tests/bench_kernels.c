@@ -72,8 +72,9 @@ int main(int argc, char **argv) {
     const int most = threads_get() < 2 ? threads_get() : 2;
     for (int threads = 1; threads <= most; threads++) {
         threads_set(threads);
-        printf("%d thread%s: reads %.1f GB/s\n", threads, threads > 1 ? "s" : "",
-               read_bandwidth() / 1e9);
+        printf("%d thread%s: reads %.1f GB/s; G multiply-adds a second: f32 %.0f, bytes %.0f\n",
+               threads, threads > 1 ? "s" : "", read_bandwidth(0) / 1e9, peak_madds(false) / 1e9,
+               peak_madds(true) / 1e9);
     }
 
     uint8_t *data = alloc(BYTES, 1, "weights", NULL);

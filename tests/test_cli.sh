@@ -108,6 +108,29 @@ if $export tests/golden/bert --tokenizer "$tmp/vocab.txt" --dense -q -o "$tmp/be
 else bad "exporting an encoder: $(head -c 300 "$tmp/err")"; fi
 refuses "masks of a decoder" "is a decoder" $run $tbin --fill-mask "x <mask>"
 refuses "vectors of a decoder" "decoder" $run $tbin --embed x
+# --- speed: that it is measured, not how much it is
+measured='"[a-z0-9_]+": ("[^"\\]*"|[0-9.e+-]+|null)'
+for model in $gguf $tbin; do
+    $run $model --bench --json --repeat 1 >"$tmp/json" 2>"$tmp/err" </dev/null || bad "--bench --json: $(head -c 200 "$tmp/err")"
+    [ "$(wc -l <"$tmp/json")" -eq 1 ] && grep -qE "^\{($measured, )*$measured\}$" "$tmp/json" && ok || bad "--json is not one flat object"
+    missing=
+    for key in prefill_512_tok_s decode_128_tok_s decode_d0_tok_s prefill_512_gmadd_s decode_128_gb_s gb_s read_gb_s \
+        peak_f32_gmadd_s peak_int8_gmadd_s peak_mib cache_mib size_mib params load_ms first_token_ms threads batch context repeat
+    do [ "$(sed -n "s/.*\"$key\": \([0-9.e+-]*\)[,}].*/\1/p" "$tmp/json" | awk '$1 > 0')" ] || missing="$missing $key"; done
+    for key in version isa arch type attention kv model; do grep -q "\"$key\": \"..*\"" "$tmp/json" || missing="$missing $key"; done
+    is "keys of --json without a value" "$missing" ""
+    grep -q '"decode_d2048_tok_s": null, ' "$tmp/json" && ok || bad "a depth that the context does not hold is not null"
+done
+grep -q '"attention": "factored"' "$tmp/json" && ok || bad "--bench does not see factors"
+$run $gguf --bench --repeat 2 --bench-depths 0,448,513 -t 1 -b 8 --kv q8 >"$tmp/out" 2>/dev/null </dev/null
+is "rows of --bench" "$(grep -cE '^\| models/stories.gguf, llama q8_0, attention dense \| [^|]* \| 2.16 M \| 1 \| [^|]* \| [0-9.]+ \([0-9.]+ - [0-9.]+\) \| [^|]* \|$' "$tmp/out")" 4
+grep -q "left out: decode 64 at depth 513" "$tmp/out" && ok || bad "what was left out is not said"
+refuses "--json alone" "belong to --bench" $run $tbin -p x --json
+refuses "--repeat alone" "belong to --bench" $run $tbin --info --repeat 2
+for bad_flag in "--repeat 0" "--repeat 101" "--bench-depths 2,1" "--bench-depths x" "--bench-depths 1," "-c 513"
+do refuses "bad value $bad_flag" "${bad_flag%% *}" $run $tbin --bench $bad_flag; done
+$run $gguf --bench --repeat 100 >"$tmp/out" 2>"$tmp/err" </dev/null & sleep 1; kill -TERM $!; wait $!
+is "an interrupted --bench" "$? $(grep -c interrupted "$tmp/err") $(head -c 7 "$tmp/out")" "1 1 | model"
 
 # --- the published text of a published model
 if [ -f "$data/models/stories260K.bin" ]; then

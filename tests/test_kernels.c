@@ -704,9 +704,15 @@ static int selection(void) {
     return PASS;
 }
 
-static int bandwidth(void) {
-    const double b = read_bandwidth();
+static int machine(void) {
+    const double b = read_bandwidth(1 << 20);
     CHECK(b > 1e7 && b < 1e14, "%g bytes a second", b);
+    FOR_EACH_ISA(v)
+        for (int bytes = 0; bytes < 2; bytes++) {
+            const double m = peak_madds(bytes);
+            CHECK(m > 1e6 && m < 1e16, "%s: %g multiply-adds a second", isas[v], m);
+        }
+    kernels_init();
     return PASS;
 }
 
@@ -720,7 +726,7 @@ static const Test tests[] = {
     {"swiglu_values", swiglu_values}, {"activations", activations}, {"layernorms", layernorms},
     {"half_floats", half_floats},
     {"dgemm_values", dgemm_values}, {"parallel_parts", parallel_parts},
-    {"selection", selection}, {"bandwidth", bandwidth},
+    {"selection", selection}, {"machine", machine},
 };
 
 int main(int argc, char **argv) { return run_tests("kernels", tests, COUNT(tests), argc, argv); }

@@ -38,6 +38,19 @@ int tool_fill_mask(const Loaded *l, const char *text, int64_t top, SessionConfig
 typedef enum { POOL_MEAN, POOL_FIRST } Pooling;
 int tool_embed(const Loaded *l, const char *text, Pooling p, SessionConfig c, Err *e);
 int tool_embed_file(const Loaded *l, const char *file, Pooling p, SessionConfig c, Err *e);
+// bench.c. Speed of this model here, `repeat` times each, medians: a prompt of 512 tokens, 128 decoded on
+// an empty cache and 64 behind each of the depths, start-up, peak memory, and what the machine could do.
+// c.context bounds the positions (0: what the model was trained for); what does not fit is left out.
+enum { BENCH_REPEATS = 100 };  // at most
+typedef struct {
+    int64_t repeat;            // 1 .. BENCH_REPEATS
+    const char *depths;        // ascending, "0,2048,8192"
+    double fill_seconds;       // a cache is filled by computing for so long, beyond by random numbers
+    bool json;                 // one object instead of a table; what was not measured is null
+} BenchConfig;
+int tool_bench(const Loaded *l, SessionConfig c, const BenchConfig *config, Err *e);
+double median(double *x, int n);                            // sorts x; 0 for n = 0
+int read_depths(const char *text, int64_t *depth, int most, Err *e);    // how many, or -1
 
 enum { TEXT_LIMIT = 1 << 30 }; // bytes of a text that is read whole
 int read_text(const char *path, char **text, size_t *n, Err *e);   // "-": stdin; tokens.c
