@@ -47,7 +47,7 @@ typedef struct {
     const float *output_norm;  // (d)
     const float *rope_factors; // (rope_dims / 2) divisors of the angles (llama 3 scaling), or NULL
     Layer *layer;              // (n_layers)
-    float **owned;             // (n_layers) mixed value cores, see attention_expand
+    float **owned;             // (n_layers) mixed cores of K and V, see attention_expand
 } Model;
 
 // Binds g, which must outlive the model. Every tensor's shape is checked; an architecture, a setting
@@ -55,13 +55,11 @@ typedef struct {
 int model_bind(Model *m, const Gguf *g, Err *e);
 void model_free(Model *m);
 
-typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;
-
 typedef struct {
     int64_t context;           // positions of the cache; 1 .. config.context
     int64_t batch;             // tokens computed together; 0: a default
     int kv_type;               // T_F32, T_F16, T_Q8_0
-    CacheForm form;            // of V in layers whose V is factored; auto: attention_latent_pays
+    CacheForm form;            // in layers whose K or V is factored, see attention_cache
 } SessionConfig;
 
 // Where an observer may look: at what stands in the session's buffers during forward. For programs
