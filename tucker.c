@@ -326,11 +326,11 @@ static int64_t heads_of(const AttnShape *s, int p) {
     return p == P_Q || p == P_O ? s->h : s->n_kv;
 }
 
-// Q and K, or V and O, share U_head, and U_head^T U_head = I stands between them: both can leave it
-// out. (Positions that rotate and a bias of q or v live in hd and need U_head: then it stays.)
-static bool head_cancels(const Attention *a, int p, int other) {
+// p is Q or V, and shares U_head with K or O, the next: U_head^T U_head = I stands between them and
+// both can leave it out. (Rotated positions and a bias of p live in hd and need U_head: then it stays.)
+static bool head_cancels(const Attention *a, int p) {
     const Group *g = group_of(a, p);
-    return g && g->head.rows && a->group_of[other] == a->group_of[p] && !a->bias[p] &&
+    return g && g->head.rows && g == group_of(a, p + 1) && !a->bias[p] &&
            (p == P_V || a->pass == a->shape.hd);
 }
 
@@ -395,35 +395,31 @@ static void pivoted_out(const Group *g, AttentionWork *w, const float *t, int64_
 
 int attention_expand(Attention *a, float **owned, Err *e) {
     const AttnShape *s = &a->shape;
-    int64_t total = 0, widest = 0;
+    int64_t total = 0;
     *owned = NULL;
     for (int p = P_K; p <= P_V; p++) {
         const Group *g = group_of(a, p);
         if (!g || (p == P_K && !a->pass)) continue;
         a->expand[p] = g->kind.rows ? (Mat){NULL, s->n_kv * g->r_head, g->r_embd, T_F32} : a->w[p];
-        if (g->kind.rows) total += a->expand[p].rows * g->r_embd;
-        widest = g->r_embd > widest ? g->r_embd : widest;
+        if (g->kind.rows) total += s->n_kv * g->r_head * g->r_embd;
     }
     if (!total) return 0;
-    float *row = alloc((size_t)widest, sizeof *row, "a core's row", e);
-    float *m = *owned = alloc((size_t)total, sizeof *m, "cores of K and V", e);
-    for (int p = P_K; p <= P_V && m && row; p++) {
-        const Group *g = group_of(a, p);
+    float *m = *owned = alloc((size_t)(total + s->d), sizeof *m, "cores of K and V", e);
+    if (!m) return -1;
+    for (int p = P_K; p <= P_V; p++) {                             // M = sum_r U_kind[p, r] G_r
         Mat *to = &a->expand[p];
         if (!to->rows || to->data) continue;
-        const float *u = (const float *)g->kind.data
-                       + kind_index(g->set, s->h / s->n_kv, p, 0) * g->r_kind;
-        for (int64_t r = 0; r < g->r_kind; r++)                      // M = sum_r U_kind[p, r] G_r
-            for (int64_t i = 0; i < to->rows; i++) {
-                mat_row(&g->core, r * to->rows + i, row);
-                axpy(m + i * to->cols, u[r], row, to->cols);
-            }
+        const Group *g = group_of(a, p);
+        const float *u = (const float *)g->kind.data + kind_index(g->set, s->h / s->n_kv, p, 0) * g->r_kind;
+        float *row = *owned + total;                               // room for one, behind the cores
+        for (int64_t i = 0; i < g->r_kind * to->rows; i++) {
+            mat_row(&g->core, i, row);
+            axpy(m + i % to->rows * to->cols, u[i / to->rows], row, to->cols);
+        }
         to->data = m;
         m += to->rows * to->cols;
     }
-    bool done = m && row;
-    free(row);
-    return done ? 0 : -1;
+    return 0;
 }
 
 static Cache cache_of(const Attention *a, int type, int64_t capacity, bool latent_k, bool latent_v) {
@@ -432,7 +428,7 @@ static Cache cache_of(const Attention *a, int type, int64_t capacity, bool laten
     return (Cache){
         .type = type, .capacity = capacity, .n_kv = s->n_kv,
         .k_width = latent_k ? s->hd - a->pass : head_moves(a, false) ? k->r_head : s->hd,
-        .v_width = latent_v ? v->r_embd : head_cancels(a, P_V, P_O) ? v->r_head : s->hd,
+        .v_width = latent_v ? v->r_embd : head_cancels(a, P_V) ? v->r_head : s->hd,
         .z_width = latent_k ? k->r_embd : 0,
         .latent = latent_v, .shared = latent_k && latent_v && k == v,
     };
@@ -469,9 +465,7 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
         // M z of every head of the group: one sweep over its cores.              (n, heads, r_head)
         float *m[3], *free_room = w->t;
         for (int p = P_Q; p <= P_V; p++) {
-            bool narrow = p == P_Q ? head_cancels(a, P_Q, P_K)
-                        : p == P_K ? head_moves(a, false) : head_cancels(a, P_V, P_O);
-            bool widen = g->head.rows && !narrow;
+            bool widen = g->head.rows && !(p == P_K ? head_moves(a, false) : head_cancels(a, p));
             m[p] = widen ? free_room : y[p];
             if (widen && set & 1 << p) free_room += n * heads_of(s, p) * g->r_head;
         }
@@ -491,9 +485,9 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
             if (set & 1 << p && m[p] != y[p])
                 matmul(&w->scratch, m[p], n * heads_of(s, p), &(Linear){&g->head, y[p]}, 1);
     }
-    add_bias(a->bias[P_Q], q, n, s->h * s->hd);
-    if (wanted & HAS_K && !head_moves(a, false)) add_bias(a->bias[P_K], k, n, s->n_kv * s->hd);
-    if (wanted & HAS_V) add_bias(a->bias[P_V], v, n, s->n_kv * s->hd);
+    if (head_moves(a, false)) wanted &= ~HAS_K;                // its bias would change no weight
+    for (int p = P_Q; p <= P_V; p++)
+        if (wanted & 1 << p) add_bias(a->bias[p], y[p], n, heads_of(s, p) * s->hd);
 }
 
 void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t n,
@@ -503,16 +497,16 @@ void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64
 }
 
 // out (n, h, rotated + r_head): of each q (hd) the rotated numbers, and U_head^T of the others.
-static void move_head(const Attention *a, const float *q, int64_t n, float *out) {
+static const float *move_head(const Attention *a, const float *q, int64_t n, float *out) {
     const AttnShape *s = &a->shape;
-    const Group *g = group_of(a, P_K);
-    int64_t rotated = s->hd - a->pass, width = rotated + g->r_head;
-    Mat u_pass = {(const float *)g->head.data + rotated * g->r_head, a->pass, g->r_head, T_F32};
-    for (int64_t i = 0; i < n * s->h; i++) {
+    const Mat *u = &group_of(a, P_K)->head;
+    int64_t rotated = s->hd - a->pass, width = rotated + u->cols;
+    memset(out, 0, (size_t)(n * s->h * width) * sizeof *out);
+    for (int64_t i = 0; i < n * s->h; i++)
         memcpy(out + i * width, q + i * s->hd, (size_t)rotated * sizeof *q);
-        memset(out + i * width + rotated, 0, (size_t)g->r_head * sizeof *q);
-    }
-    matmul_t_block(&u_pass, q + rotated, s->hd, n * s->h, out + rotated, width);
+    Mat pass = {(const float *)u->data + rotated * u->cols, a->pass, u->cols, T_F32};
+    matmul_t_block(&pass, q + rotated, s->hd, n * s->h, out + rotated, width);
+    return out;
 }
 
 // From a latent either k = M z (or v) first, for every cached position, at n_kv rows r_embd
@@ -528,7 +522,7 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
                    int64_t pos, int64_t window, float *o) {
     const AttnShape *s = &a->shape;
     const Group *gk = group_of(a, P_K), *gv = group_of(a, P_V);
-    bool widen = c->latent && gv->head.rows && !head_cancels(a, P_V, P_O);
+    bool widen = c->latent && gv->head.rows && !head_cancels(a, P_V);
 
     // s_it = q_i . k_t / sqrt(hd), o_i = sum_t softmax(s_i)_t v_t
     Attend job = {
@@ -538,10 +532,7 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
     };
     if (head_moves(a, c->z_width > 0)) {
         job.q_width = s->hd - a->pass + gk->r_head;
-        if (!head_cancels(a, P_Q, P_K)) {
-            move_head(a, q, n, w->u);
-            job.q = w->u;
-        }
+        if (!head_cancels(a, P_Q)) job.q = move_head(a, q, n, w->u);
     }
     if (c->z_width) job.keys = expand(a, P_K, job.q_width - c->k_width, n);
     if (c->latent) job.values = expand(a, P_V, gv->r_head, n);
@@ -559,7 +550,7 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
     if (!g) {
         matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], y}, 1);
     } else {
-        if (g->head.rows && !head_cancels(a, P_V, P_O)) {                          // U_head^T o_i
+        if (g->head.rows && !head_cancels(a, P_V)) {                     // U_head^T o_i
             matmul_t(&w->scratch, o, n * s->h, &g->head, w->t);
             o = w->t;
         }
@@ -630,7 +621,8 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
             r_embd = larger(r_embd, g->r_embd);
             if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
             core = larger(core, g->r_head * larger(2 * s.n_kv + s.h, g->r_kind * s.n_kv));
-            if (g->head.rows) rows = n * s.h, r_head = larger(r_head, g->r_head);
+            if (g->head.rows) rows = n * s.h;
+            if (g->head.rows && a->pass) r_head = larger(r_head, g->r_head);
             if (g->pivot) rest = larger(rest, s.d - g->r_embd);
         }
     }
@@ -662,35 +654,27 @@ void attention_work_free(AttentionWork *w) {
 
 // ---- what it costs -------------------------------------------------------------------------------
 
+// A matrix that is read once and used `uses` times.
+static void count_use(Cost *c, const Mat *w, double uses) {
+    if (!w->rows) return;
+    c->bytes += (double)mat_bytes(w);
+    c->madds += uses * (double)w->rows * (double)w->cols;
+}
+
 Cost attention_cost(const Attention *a) {
     Cost c = {0};
-    const Mat *used[12];
-    double uses[12];
-    int n = 0;
-    for (int p = P_Q; p <= P_O; p++)
-        if (a->w[p].rows) used[n] = &a->w[p], uses[n++] = 1;
+    for (int p = P_Q; p <= P_O; p++) count_use(&c, &a->w[p], 1);
     for (int i = 0; i < a->n_groups; i++) {
         const Group *g = &a->groups[i];
-        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0);   // in, out
-        used[n] = &g->embd, uses[n++] = sides;
-        if (g->core.rows) used[n] = &g->core, uses[n++] = sides;
-    }
-    for (int i = 0; i < n; i++) {
-        c.bytes += (double)mat_bytes(used[i]);
-        c.madds += uses[i] * (double)used[i]->rows * (double)used[i]->cols;
-    }
-    for (int i = 0; i < a->n_groups; i++)                   // U_head once a head, U_kind once a slice
-        for (int p = P_Q; p <= P_O; p++) {
-            const Group *g = &a->groups[i];
-            if (!(g->set & 1 << p)) continue;
-            double heads = (double)heads_of(&a->shape, p);
-            c.madds += heads * (double)(g->head.rows * g->head.cols);
-            if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);
-        }
-    for (int i = 0; i < a->n_groups; i++) {
-        const Group *g = &a->groups[i];
-        c.bytes += 4.0 * (double)(g->head.rows * g->head.cols + g->kind.rows * g->kind.cols +
-                                  (g->pivot ? g->r_embd : 0));
+        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0), heads = 0;   // in, out
+        for (int p = P_Q; p <= P_O; p++)
+            if (g->set & 1 << p) heads += (double)heads_of(&a->shape, p);
+        count_use(&c, &g->embd, sides);
+        count_use(&c, &g->core, sides);
+        count_use(&c, &g->head, heads);
+        count_use(&c, &g->kind, 0);
+        if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);      // once a slice
+        if (g->pivot) c.bytes += 4.0 * (double)g->r_embd;
     }
     return c;
 }
@@ -703,8 +687,7 @@ Cost attention_cache_cost(const Attention *a, const Cache *c) {
                   (double)(a->shape.h * (c->k_width + c->z_width + c->v_width))};
 }
 
-// A core that streams 8 bytes from memory does about 64 multiply-adds in the time, of which attention
-// reaches 8: bytes + madds / 8 is compared. The dense form comes first and stays where nothing is won.
+// The dense form comes first and stays where no other wins, nor can be: rows in blocks of 32.
 Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm form) {
     bool may_k = a->group_of[P_K] >= 0 && a->pass > 0, may_v = a->group_of[P_V] >= 0;
     if (form == CACHE_LATENT) return cache_of(a, type, capacity, may_k, may_v);
@@ -714,8 +697,7 @@ Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm 
             Cache c = cache_of(a, type, capacity, k, v);
             Cost now = attention_cache_cost(a, &best), then = attention_cache_cost(a, &c);
             size_t bytes[3];
-            if (cache_size(&c, bytes) && then.bytes + then.madds / 8 < now.bytes + now.madds / 8)
-                best = c;
+            if (cache_size(&c, bytes) && then.bytes + then.madds / 4 < now.bytes + now.madds / 4) best = c;
         }
     return best;
 }

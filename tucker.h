@@ -130,13 +130,15 @@ void attention_work_free(AttentionWork *w);
 //         and O share U_head, which then cancels
 //   K     n_kv rows of hd with positions applied, or   z of K's group, and n_kv rows of the hd - pass
 //         of r_head where pass = hd                    rotated numbers. Needs pass > 0
-// A latent K is exact because a product with what is not rotated may be taken on either side:
-//     q . (U_head M z) = (M^T U_head^T q) . z
-// and because a bias of k adds q . b to the scores of all positions alike, which the softmax forgets.
-// (So does an r_head-wide K without positions. A norm of every head's k, as qwen3's, would stand
-// between: such a model sets pass = 0.) Weights of a mean sum to 1: a bias of v is added behind it.
-typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;  // auto: the quickest by its cost;
-                                                                   // latent: all that can be
+// A latent K is exact, for a product with what is not rotated may be taken on either side, and a bias
+// of k adds q . b to the scores of all positions alike, which the softmax forgets:
+//     q . (U_head M z + b) = (M^T U_head^T q) . z + q . b
+// (So is an r_head-wide K. A norm of every head's k, as qwen3's, would stand between: it needs pass = 0.)
+// Weights of a mean sum to 1: a bias of v is added behind it.
+//   auto    what is quickest by cost: bytes + madds / 4 is least (a core that streams 10 bytes from
+//           memory does about 30 of attention's multiply-adds in the time, doc/SPEED.md)
+//   latent  all that can be latent is; dense: nothing
+typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;
 // The cache of that form with its sizes set, without memory (see cache_alloc).
 Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm form);
 
