@@ -326,19 +326,18 @@ static int64_t heads_of(const AttnShape *s, int p) {
     return p == P_Q || p == P_O ? s->h : s->n_kv;
 }
 
-// p is Q or V, and shares U_head with K or O, the next: U_head^T U_head = I stands between them and
-// both can leave it out. (Rotated positions and a bias of p live in hd and need U_head: then it stays.)
-static bool head_cancels(const Attention *a, int p) {
-    const Group *g = group_of(a, p);
-    return g && g->head.rows && g == group_of(a, p + 1) && !a->bias[p] &&
-           (p == P_V || a->pass == a->shape.hd);
-}
-
 // Whether U_head of the keys is moved to the queries: where its rows are not rotated,
 //     q . (U_head M z) = (U_head^T q) . (M z)
 static bool head_moves(const Attention *a, bool latent) {
     const Group *g = group_of(a, P_K);
     return g && g->head.rows && (latent || a->pass == a->shape.hd);
+}
+
+// p is Q or V, and shares U_head with K or O, the next: U_head^T U_head = I stands between them and
+// both can leave it out. (Rotated positions and a bias of p live in hd and need U_head: then it stays.)
+static bool head_cancels(const Attention *a, int p) {
+    const Group *g = group_of(a, p);
+    return g && g->head.rows && g == group_of(a, p + 1) && !a->bias[p] && (p == P_V || head_moves(a, false));
 }
 
 // out (n, heads, r_head) of projection p from t (n, r_kind, n_kv, r_head), what G gave:
@@ -429,8 +428,7 @@ static Cache cache_of(const Attention *a, int type, int64_t capacity, bool laten
         .type = type, .capacity = capacity, .n_kv = s->n_kv,
         .k_width = latent_k ? s->hd - a->pass : head_moves(a, false) ? k->r_head : s->hd,
         .v_width = latent_v ? v->r_embd : head_cancels(a, P_V) ? v->r_head : s->hd,
-        .z_width = latent_k ? k->r_embd : 0,
-        .latent = latent_v, .shared = latent_k && latent_v && k == v,
+        .z_width = latent_k ? k->r_embd : 0, .latent = latent_v, .shared = latent_k && latent_v && k == v,
     };
 }
 
@@ -621,8 +619,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
             r_embd = larger(r_embd, g->r_embd);
             if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
             core = larger(core, g->r_head * larger(2 * s.n_kv + s.h, g->r_kind * s.n_kv));
-            if (g->head.rows) rows = n * s.h;
-            if (g->head.rows && a->pass) r_head = larger(r_head, g->r_head);
+            if (g->head.rows) rows = n * s.h, r_head = a->pass ? larger(r_head, g->r_head) : r_head;
             if (g->pivot) rest = larger(rest, s.d - g->r_embd);
         }
     }
