@@ -97,14 +97,14 @@ void layer_forward(Session *s, int64_t layer, int64_t n) {
 
     // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
     read_stream(s, w->attn_norm, n);
-    attention_qkv(&w->attn, &s->work, cache->latent, s->xn, n, s->q, s->k, s->v);
+    attention_qkv(&w->attn, &s->work, cache, s->xn, n, s->q, s->k, s->v);
     if (c->qk_norm) {
         norm_rows(s->q, s->q, w->q_norm, n * c->h, c->hd, c->norm_eps);
         norm_rows(s->k, s->k, w->k_norm, n * c->n_kv, c->hd, c->norm_eps);
     }
     rotate(s, s->q, n, c->h, pos);
     rotate(s, s->k, n, c->n_kv, pos);
-    cache_store(cache, pos, n, s->k, s->v);
+    attention_store(&w->attn, &s->work, cache, pos, n, s->k, s->v);
     attention_mix(&w->attn, &s->work, cache, s->q, n, pos, c->encoder ? SEE_ALL : c->window, s->o);
     observe(s, layer, SEEN_ATTENTION, n);
     attention_out(&w->attn, &s->work, s->o, n, s->y);
@@ -226,35 +226,16 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
     // An encoder's cache is only where K and V stand while one text is computed: a narrower type would
     // round them and save no reading, and a latent V would be expanded for every task anew.
     if (c->encoder) want.kv_type = T_F32;
+    if (c->encoder && want.form == CACHE_AUTO) want.form = CACHE_DENSE;
     s->model = m;
     s->config = want;
 
     s->cache = alloc((size_t)c->n_layers, sizeof *s->cache, "caches", e);
     if (!s->cache) goto failed;
-    int64_t v_row = 1, low = 0, max_cols = larger(c->f, c->d);
+    int64_t low = 0, max_cols = larger(c->f, c->d);
     for (int64_t l = 0; l < c->n_layers; l++) {
-        const Attention *a = &m->layer[l].attn;
-        Cache *k = &s->cache[l];
-        k->latent = want.form == CACHE_LATENT ? attention_latent_possible(a)
-                  : want.form == CACHE_AUTO && !c->encoder && attention_latent_pays(a, want.kv_type);
-        k->type = want.kv_type;
-        k->capacity = want.context;
-        k->n_kv = c->n_kv;
-        k->k_width = c->hd;
-        k->v_width = attention_v_width(a, k->latent);
-        size_t k_bytes, v_bytes;
-        if (!cache_size(k, &k_bytes, &v_bytes)) {
-            fail(e, "layer %lld: a %s cache of %lld positions with rows of %lld and %lld numbers: "
-                 "too large, or rows are no multiple of 32 (try --kv f16)", (long long)l,
-                 type_info(want.kv_type)->name, (long long)want.context, (long long)k->k_width,
-                 (long long)k->v_width);
-            goto failed;
-        }
-        if (!(k->k = alloc(k_bytes, 1, "cache of keys", e)) ||
-            !(k->v = alloc(v_bytes, 1, "cache of values", e)))
-            goto failed;
-        s->cache_bytes += k_bytes + v_bytes;
-        v_row = larger(v_row, k->latent ? k->v_width : c->n_kv * k->v_width);
+        s->cache[l] = attention_cache(&m->layer[l].attn, want.kv_type, want.context, want.form);
+        if (cache_alloc(&s->cache[l], &s->cache_bytes, e)) goto failed;
         low = larger(low, larger(m->layer[l].gate.a.rows, m->layer[l].up.a.rows));
         low = larger(low, m->layer[l].down.a.rows);
     }
@@ -265,7 +246,8 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         !(s->y = floats(n, c->d, "activations", e)) ||
         !(s->q = floats(n, c->h * c->hd, "queries", e)) ||
         !(s->o = floats(n, c->h * c->hd, "heads", e)) ||
-        !(s->k = floats(n, c->n_kv * c->hd, "keys", e)) || !(s->v = floats(n, v_row, "values", e)) ||
+        !(s->k = floats(n, c->n_kv * c->hd, "keys", e)) ||
+        !(s->v = floats(n, c->n_kv * c->hd, "values", e)) ||
         !(s->gate = floats(n, c->f, "activations", e)) ||
         !(s->up = floats(n, c->f, "activations", e)) ||
         !(s->low[0] = floats(n, low, "activations", e)) ||
@@ -281,10 +263,8 @@ failed:
 }
 
 void session_free(Session *s) {
-    for (int64_t l = 0; s->cache && l < s->model->config.n_layers; l++) {
-        free(s->cache[l].k);
-        free(s->cache[l].v);
-    }
+    for (int64_t l = 0; s->cache && l < s->model->config.n_layers; l++)
+        cache_free(&s->cache[l]);
     float *all[] = {s->angles, s->x, s->xn, s->y, s->q, s->o, s->k, s->v, s->gate, s->up, s->low[0],
                     s->low[1], s->out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
@@ -579,6 +559,7 @@ static int bind_attention(Attention *a, const Config *c, const Gguf *g, int64_t 
                                          "attn_output.weight"};
     static const char *const bias[] = {"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"};
     a->shape = (AttnShape){c->d, c->h, c->n_kv, c->hd};
+    a->pass = c->qk_norm ? 0 : c->hd - c->rope_dims;
     for (int p = P_Q; p <= P_O; p++) a->group_of[p] = -1;
 
     const GgufKv *scheme = gguf_kv(g, "tucker.scheme"), *ranks = gguf_kv(g, "tucker.ranks");

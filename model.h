@@ -68,7 +68,7 @@ typedef struct {
     const float *output_bias;  // (V), or NULL
     const float *rope_factors; // (rope_dims / 2) divisors of the angles (llama 3 scaling), or NULL
     Layer *layer;              // (n_layers)
-    float **owned;             // (n_layers) mixed value cores, see attention_expand
+    float **owned;             // (n_layers) mixed cores of K and V, see attention_expand
 } Model;
 
 // Binds g, which must outlive the model. Every tensor's shape is checked; an architecture, a setting
@@ -78,13 +78,11 @@ void model_free(Model *m);
 // It has an output head: not so an encoder made for embeddings, whose logits may not be asked for.
 bool model_predicts(const Model *m);
 
-typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;
-
 typedef struct {
     int64_t context;           // positions of the cache; 1 .. config.context
     int64_t batch;             // tokens computed together; 0: a default. Of an encoder: context
     int kv_type;               // T_F32, T_F16, T_Q8_0. Of an encoder: T_F32
-    CacheForm form;            // of V in layers whose V is factored; auto: attention_latent_pays
+    CacheForm form;            // where K or V is factored, see attention_cache; auto of an encoder: dense
 } SessionConfig;
 
 // Where an observer may look: at what stands in the session's buffers during forward. For programs

@@ -20,7 +20,7 @@ static const char usage[] =
 "run    -t N              threads (OMP_NUM_THREADS, else all cores)\n"
 "       -b N              tokens computed together in a prompt (64)\n"
 "       --kv f32|f16|q8   type of the cache (f16)\n"
-"       --cache auto|dense|latent    what is cached of V in factored layers (auto: by cost)\n"
+"       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
 "       --fill-mask TEXT [--top K]                the K likeliest words (5) for each mask: encoders\n"

@@ -326,16 +326,18 @@ static int64_t heads_of(const AttnShape *s, int p) {
     return p == P_Q || p == P_O ? s->h : s->n_kv;
 }
 
-// V and O share U_head, so that U_head^T U_head = I stands between them and both can leave it out.
-// (A value bias lives in hd and needs U_head: then it stays.)
-static bool head_cancels(const Attention *a) {
-    const Group *g = group_of(a, P_V);
-    return g && g->head.rows && a->group_of[P_O] == a->group_of[P_V] && !a->bias[P_V];
+// Whether U_head of the keys is moved to the queries: where its rows are not rotated,
+//     q . (U_head M z) = (U_head^T q) . (M z)
+static bool head_moves(const Attention *a, bool latent) {
+    const Group *g = group_of(a, P_K);
+    return g && g->head.rows && (latent || a->pass == a->shape.hd);
 }
 
-int64_t attention_v_width(const Attention *a, bool latent) {
-    const Group *g = group_of(a, P_V);
-    return latent ? g->r_embd : head_cancels(a) ? g->r_head : a->shape.hd;
+// p is Q or V, and shares U_head with K or O, the next: U_head^T U_head = I stands between them and
+// both can leave it out. (Rotated positions and a bias of p live in hd and need U_head: then it stays.)
+static bool head_cancels(const Attention *a, int p) {
+    const Group *g = group_of(a, p);
+    return g && g->head.rows && g == group_of(a, p + 1) && !a->bias[p] && (p == P_V || head_moves(a, false));
 }
 
 // out (n, heads, r_head) of projection p from t (n, r_kind, n_kv, r_head), what G gave:
@@ -392,47 +394,62 @@ static void pivoted_out(const Group *g, AttentionWork *w, const float *t, int64_
 
 int attention_expand(Attention *a, float **owned, Err *e) {
     const AttnShape *s = &a->shape;
-    const Group *g = group_of(a, P_V);
+    int64_t total = 0;
     *owned = NULL;
-    if (!g) return 0;
-    a->expand = a->w[P_V];
-    if (!g->kind.rows) return 0;
-    int64_t rows = s->n_kv * g->r_head, cols = g->r_embd;            // M_V = sum_r U_kind[V, r] G_r
-    float *m = alloc((size_t)rows * (size_t)cols, sizeof *m, "cores of V", e);
-    float *row = alloc((size_t)cols, sizeof *row, "a core's row", e);
-    if (!m || !row) { free(m); free(row); return -1; }
-    const float *u = (const float *)g->kind.data + kind_index(g->set, s->h / s->n_kv, P_V, 0) * g->r_kind;
-    for (int64_t r = 0; r < g->r_kind; r++)
-        for (int64_t i = 0; i < rows; i++) {
-            mat_row(&g->core, r * rows + i, row);
-            axpy(m + i * cols, u[r], row, cols);
+    for (int p = P_K; p <= P_V; p++) {
+        const Group *g = group_of(a, p);
+        if (!g || (p == P_K && !a->pass)) continue;
+        a->expand[p] = g->kind.rows ? (Mat){NULL, s->n_kv * g->r_head, g->r_embd, T_F32} : a->w[p];
+        if (g->kind.rows) total += s->n_kv * g->r_head * g->r_embd;
+    }
+    if (!total) return 0;
+    float *m = *owned = alloc((size_t)(total + s->d), sizeof *m, "cores of K and V", e);
+    if (!m) return -1;
+    for (int p = P_K; p <= P_V; p++) {                             // M = sum_r U_kind[p, r] G_r
+        Mat *to = &a->expand[p];
+        if (!to->rows || to->data) continue;
+        const Group *g = group_of(a, p);
+        const float *u = (const float *)g->kind.data + kind_index(g->set, s->h / s->n_kv, p, 0) * g->r_kind;
+        float *row = *owned + total;                               // room for one, behind the cores
+        for (int64_t i = 0; i < g->r_kind * to->rows; i++) {
+            mat_row(&g->core, i, row);
+            axpy(m + i % to->rows * to->cols, u[i / to->rows], row, to->cols);
         }
-    free(row);
-    *owned = m;
-    a->expand = (Mat){m, rows, cols, T_F32};
+        to->data = m;
+        m += to->rows * to->cols;
+    }
     return 0;
+}
+
+static Cache cache_of(const Attention *a, int type, int64_t capacity, bool latent_k, bool latent_v) {
+    const AttnShape *s = &a->shape;
+    const Group *k = group_of(a, P_K), *v = group_of(a, P_V);
+    return (Cache){
+        .type = type, .capacity = capacity, .n_kv = s->n_kv,
+        .k_width = latent_k ? s->hd - a->pass : head_moves(a, false) ? k->r_head : s->hd,
+        .v_width = latent_v ? v->r_embd : head_cancels(a, P_V) ? v->r_head : s->hd,
+        .z_width = latent_k ? k->r_embd : 0, .latent = latent_v, .shared = latent_k && latent_v && k == v,
+    };
 }
 
 static void add_bias(const float *bias, float *y, int64_t n, int64_t width) {
     for (int64_t i = 0; bias && i < n; i++) add(y + i * width, bias, width);
 }
 
-void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const float *x, int64_t n,
+void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const float *x, int64_t n,
                    float *q, float *k, float *v) {
     const AttnShape *s = &a->shape;
     float *y[3] = {q, k, v};
+    int wanted = HAS_Q | (c->z_width && !c->k_width ? 0 : HAS_K) | (c->latent ? 0 : HAS_V);
 
     // z = U_embd^T x for each group, and y = W x for what is dense: one sweep.   (n, r_embd)
     // A pivoted group has another x, without the pivots, and a product of its own.
     Linear sweep[4];
     int count = 0;
-    const float *z[4];
     for (int i = 0; i < a->n_groups; i++)
         if (a->groups[i].set & (HAS_Q | HAS_K | HAS_V)) {
-            float *to = latent && (a->groups[i].set & HAS_V) ? v : w->z[i];
-            z[i] = to;
-            if (a->groups[i].pivot) pivoted_in(&a->groups[i], w, x, n, s->d, to);
-            else sweep[count++] = (Linear){&a->groups[i].embd, to};
+            if (a->groups[i].pivot) pivoted_in(&a->groups[i], w, x, n, s->d, w->z[i]);
+            else sweep[count++] = (Linear){&a->groups[i].embd, w->z[i]};
         }
     for (int p = P_Q; p <= P_V; p++)
         if (a->group_of[p] < 0) sweep[count++] = (Linear){&a->w[p], y[p]};
@@ -440,25 +457,25 @@ void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const floa
 
     for (int i = 0; i < a->n_groups; i++) {
         const Group *g = &a->groups[i];
-        int set = g->set & (latent ? HAS_Q | HAS_K : HAS_Q | HAS_K | HAS_V);
+        int set = g->set & wanted;
         if (!set) continue;
 
         // M z of every head of the group: one sweep over its cores.              (n, heads, r_head)
         float *m[3], *free_room = w->t;
         for (int p = P_Q; p <= P_V; p++) {
-            bool widen = g->head.rows && !(p == P_V && head_cancels(a));
+            bool widen = g->head.rows && !(p == P_K ? head_moves(a, false) : head_cancels(a, p));
             m[p] = widen ? free_room : y[p];
             if (widen && set & 1 << p) free_room += n * heads_of(s, p) * g->r_head;
         }
         if (g->kind.rows) {
-            matmul(&w->scratch, z[i], n, &(Linear){&g->core, w->u}, 1);   // t_r = G_r z
+            matmul(&w->scratch, w->z[i], n, &(Linear){&g->core, w->u}, 1);   // t_r = G_r z
             for (int p = P_Q; p <= P_V; p++)
-                if (set & 1 << p) mix_kinds(g, s, p, w->u, n, m[p]);      // sum_r U_kind t_r
+                if (set & 1 << p) mix_kinds(g, s, p, w->u, n, m[p]);         // sum_r U_kind t_r
         } else {
             count = 0;
             for (int p = P_Q; p <= P_V; p++)
                 if (set & 1 << p) sweep[count++] = (Linear){&a->w[p], m[p]};
-            matmul(&w->scratch, z[i], n, sweep, count);
+            matmul(&w->scratch, w->z[i], n, sweep, count);
         }
 
         // U_head of every head: where positions are rotary it has to come before them. (n, heads, hd)
@@ -466,32 +483,60 @@ void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const floa
             if (set & 1 << p && m[p] != y[p])
                 matmul(&w->scratch, m[p], n * heads_of(s, p), &(Linear){&g->head, y[p]}, 1);
     }
-    add_bias(a->bias[P_Q], q, n, s->h * s->hd);
-    add_bias(a->bias[P_K], k, n, s->n_kv * s->hd);
-    if (!latent) add_bias(a->bias[P_V], v, n, s->n_kv * s->hd);
+    if (head_moves(a, false)) wanted &= ~HAS_K;                // its bias would change no weight
+    for (int p = P_Q; p <= P_V; p++)
+        if (wanted & 1 << p) add_bias(a->bias[p], y[p], n, heads_of(s, p) * s->hd);
+}
+
+void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t n,
+                     const float *k, const float *v) {
+    cache_store(c, pos, n, k, head_moves(a, false) ? c->k_width : a->shape.hd,
+                c->latent ? w->z[a->group_of[P_V]] : v, c->z_width ? w->z[a->group_of[P_K]] : NULL);
+}
+
+// out (n, h, rotated + r_head): of each q (hd) the rotated numbers, and U_head^T of the others.
+static const float *move_head(const Attention *a, const float *q, int64_t n, float *out) {
+    const AttnShape *s = &a->shape;
+    const Mat *u = &group_of(a, P_K)->head;
+    int64_t rotated = s->hd - a->pass, width = rotated + u->cols;
+    memset(out, 0, (size_t)(n * s->h * width) * sizeof *out);
+    for (int64_t i = 0; i < n * s->h; i++)
+        memcpy(out + i * width, q + i * s->hd, (size_t)rotated * sizeof *q);
+    Mat pass = {(const float *)u->data + rotated * u->cols, a->pass, u->cols, T_F32};
+    matmul_t_block(&pass, q + rotated, s->hd, n * s->h, out + rotated, width);
+    return out;
+}
+
+// From a latent either k = M z (or v) first, for every cached position, at n_kv rows r_embd
+// multiply-adds each, or M on the other side, to q before or to the sum of z after, with r_embd
+// instead of `rows` multiply-adds for every query, head and position: few absorb, many rebuild.
+static Expand expand(const Attention *a, int p, int64_t rows, int64_t n) {
+    const AttnShape *s = &a->shape;
+    int64_t r_embd = a->expand[p].cols;
+    return (Expand){&a->expand[p], s->n_kv * rows * r_embd < n * s->h * (r_embd - rows)};
 }
 
 void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t n,
                    int64_t pos, int64_t window, float *o) {
     const AttnShape *s = &a->shape;
-    const Group *g = group_of(a, P_V);
-    bool widen = c->latent && g->head.rows && !head_cancels(a);
+    const Group *gk = group_of(a, P_K), *gv = group_of(a, P_V);
+    bool widen = c->latent && gv->head.rows && !head_cancels(a, P_V);
 
-    // o_i = sum_t a_it v_t. From a latent either V = z M^T first, for every cached position, at
-    // n_kv * r_head * r_embd multiply-adds each, or (sum_t a_it z_t) M^T after, with r_embd instead
-    // of r_head multiply-adds for every query, head and position: few queries absorb, many rebuild.
+    // s_it = q_i . k_t / sqrt(hd), o_i = sum_t softmax(s_i)_t v_t
     Attend job = {
         .cache = c, .n_heads = s->h, .n = n, .pos = pos, .window = window, .all = window == SEE_ALL,
-        .scale = 1.0f / sqrtf((float)s->hd), .q = q,
-        .out_width = c->latent ? g->r_head : c->v_width, .out = widen ? w->t : o,
+        .scale = 1.0f / sqrtf((float)s->hd), .q = q, .q_width = s->hd,
+        .out_width = c->latent ? gv->r_head : c->v_width, .out = widen ? w->t : o,
     };
-    if (c->latent) {
-        job.expand = &a->expand;
-        job.rebuild = s->n_kv * g->r_head * g->r_embd < n * s->h * (g->r_embd - g->r_head);
+    if (head_moves(a, c->z_width > 0)) {
+        job.q_width = s->hd - a->pass + gk->r_head;
+        if (!head_cancels(a, P_Q)) job.q = move_head(a, q, n, w->u);
     }
+    if (c->z_width) job.keys = expand(a, P_K, job.q_width - c->k_width, n);
+    if (c->latent) job.values = expand(a, P_V, gv->r_head, n);
     attend(&job, &w->attend);
 
-    if (widen) matmul(&w->scratch, w->t, n * s->h, &(Linear){&g->head, o}, 1);
+    if (widen) matmul(&w->scratch, w->t, n * s->h, &(Linear){&gv->head, o}, 1);
     if (c->latent && a->bias[P_V])                 // attention weights sum to 1: the bias passes
         for (int64_t i = 0; i < n * s->h; i++)
             add(o + i * s->hd, a->bias[P_V] + i % s->h / (s->h / s->n_kv) * s->hd, s->hd);
@@ -503,7 +548,7 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
     if (!g) {
         matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], y}, 1);
     } else {
-        if (g->head.rows && !head_cancels(a)) {                          // U_head^T o_i
+        if (g->head.rows && !head_cancels(a, P_V)) {                     // U_head^T o_i
             matmul_t(&w->scratch, o, n * s->h, &g->head, w->t);
             o = w->t;
         }
@@ -566,17 +611,19 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
                    int64_t max_cols, Err *e) {
     memset(w, 0, sizeof *w);
     w->n = n;
-    int64_t r_embd = 1, core = 1, rest = 0, cols = max_cols, rows = n;
+    int64_t r_embd = 1, r_head = 0, latent = 0, core = 1, rest = 0, cols = max_cols, rows = n;
     AttnShape s = a->shape;
     for (int64_t l = 0; l < count; l++, a = (const Attention *)((const char *)a + stride)) {
         for (int i = 0; i < a->n_groups; i++) {
             const Group *g = &a->groups[i];
             r_embd = larger(r_embd, g->r_embd);
+            if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
             core = larger(core, g->r_head * larger(2 * s.n_kv + s.h, g->r_kind * s.n_kv));
-            if (g->head.rows) rows = n * s.h;
+            if (g->head.rows) rows = n * s.h, r_head = a->pass ? larger(r_head, g->r_head) : r_head;
             if (g->pivot) rest = larger(rest, s.d - g->r_embd);
         }
     }
+    if (r_head) core = larger(core, s.h * (s.hd + r_head));          // queries, see move_head
     cols = larger(larger(cols, core), larger(s.h * s.hd, larger(r_embd, rest)));
     for (int i = 0; i < 4; i++)
         if (!(w->z[i] = alloc((size_t)(n * r_embd), sizeof(float), "latents", e))) goto failed;
@@ -584,7 +631,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
         !(w->u = alloc((size_t)(n * core), sizeof(float), "mixed cores' outputs", e)) ||
         !(w->rest = alloc((size_t)(n * rest), sizeof(float), "inputs beside the pivots", e)) ||
         scratch_init(&w->scratch, rows, cols, e) ||
-        attend_scratch(&w->attend, n, s.h, s.n_kv, s.hd, larger(r_embd, s.hd), s.hd, e))
+        attend_scratch(&w->attend, n, s.h, s.n_kv, s.hd + r_head, latent, larger(r_embd, s.hd), s.hd, e))
         goto failed;
     return 0;
 failed:
@@ -604,51 +651,50 @@ void attention_work_free(AttentionWork *w) {
 
 // ---- what it costs -------------------------------------------------------------------------------
 
+// A matrix that is read once and used `uses` times.
+static void count_use(Cost *c, const Mat *w, double uses) {
+    if (!w->rows) return;
+    c->bytes += (double)mat_bytes(w);
+    c->madds += uses * (double)w->rows * (double)w->cols;
+}
+
 Cost attention_cost(const Attention *a) {
     Cost c = {0};
-    const Mat *used[12];
-    double uses[12];
-    int n = 0;
-    for (int p = P_Q; p <= P_O; p++)
-        if (a->w[p].rows) used[n] = &a->w[p], uses[n++] = 1;
+    for (int p = P_Q; p <= P_O; p++) count_use(&c, &a->w[p], 1);
     for (int i = 0; i < a->n_groups; i++) {
         const Group *g = &a->groups[i];
-        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0);   // in, out
-        used[n] = &g->embd, uses[n++] = sides;
-        if (g->core.rows) used[n] = &g->core, uses[n++] = sides;
-    }
-    for (int i = 0; i < n; i++) {
-        c.bytes += (double)mat_bytes(used[i]);
-        c.madds += uses[i] * (double)used[i]->rows * (double)used[i]->cols;
-    }
-    for (int i = 0; i < a->n_groups; i++)                   // U_head once a head, U_kind once a slice
-        for (int p = P_Q; p <= P_O; p++) {
-            const Group *g = &a->groups[i];
-            if (!(g->set & 1 << p)) continue;
-            double heads = (double)heads_of(&a->shape, p);
-            c.madds += heads * (double)(g->head.rows * g->head.cols);
-            if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);
-        }
-    for (int i = 0; i < a->n_groups; i++) {
-        const Group *g = &a->groups[i];
-        c.bytes += 4.0 * (double)(g->head.rows * g->head.cols + g->kind.rows * g->kind.cols +
-                                  (g->pivot ? g->r_embd : 0));
+        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0), heads = 0;   // in, out
+        for (int p = P_Q; p <= P_O; p++)
+            if (g->set & 1 << p) heads += (double)heads_of(&a->shape, p);
+        count_use(&c, &g->embd, sides);
+        count_use(&c, &g->core, sides);
+        count_use(&c, &g->head, heads);
+        count_use(&c, &g->kind, 0);
+        if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);      // once a slice
+        if (g->pivot) c.bytes += 4.0 * (double)g->r_embd;
     }
     return c;
 }
 
-Cost attention_cache_cost(const Attention *a, int type, bool latent) {
-    const AttnShape *s = &a->shape;
-    const TypeInfo *info = type_info(type);
-    int64_t width = attention_v_width(a, latent);
-    int64_t numbers = s->n_kv * s->hd + (latent ? width : s->n_kv * width);
-    return (Cost){(double)numbers * info->bytes / info->block, (double)(s->h * (s->hd + width))};
+Cost attention_cache_cost(const Attention *a, const Cache *c) {
+    const TypeInfo *info = type_info(c->type);
+    int64_t numbers = c->n_kv * c->k_width + (c->latent ? 1 : c->n_kv) * c->v_width
+                    + (c->shared ? 0 : c->z_width);
+    return (Cost){(double)numbers * info->bytes / info->block,
+                  (double)(a->shape.h * (c->k_width + c->z_width + c->v_width))};
 }
 
-bool attention_latent_possible(const Attention *a) { return a->group_of[P_V] >= 0; }
-
-bool attention_latent_pays(const Attention *a, int type) {
-    if (!attention_latent_possible(a)) return false;
-    Cost dense = attention_cache_cost(a, type, false), latent = attention_cache_cost(a, type, true);
-    return latent.bytes + latent.madds / 8 < dense.bytes + dense.madds / 8;
+// The dense form comes first and stays where no other wins, nor can be: rows in blocks of 32.
+Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm form) {
+    bool may_k = a->group_of[P_K] >= 0 && a->pass > 0, may_v = a->group_of[P_V] >= 0;
+    if (form == CACHE_LATENT) return cache_of(a, type, capacity, may_k, may_v);
+    Cache best = cache_of(a, type, capacity, false, false);
+    for (int k = 0; form == CACHE_AUTO && k <= may_k; k++)
+        for (int v = 0; v <= may_v; v++) {
+            Cache c = cache_of(a, type, capacity, k, v);
+            Cost now = attention_cache_cost(a, &best), then = attention_cache_cost(a, &c);
+            size_t bytes[3];
+            if (cache_size(&c, bytes) && then.bytes + then.madds / 4 < now.bytes + now.madds / 4) best = c;
+        }
+    return best;
 }

@@ -103,10 +103,12 @@ typedef struct {
     Mat w[4];                      // dense: W. In a group without U_kind: the cores M, of Q, K, V
                                    // (heads*r_head, r_embd), of O (r_embd, h*r_head)
     const float *bias[4];          // (rows of W), or NULL
-    Mat expand;                    // M_V (n_kv * r_head, r_embd): v of KV head g is z M_g^T
+    int64_t pass;                  // numbers of each head, the last ones, that no position rotates:
+                                   // 0 of hd where all are (LLaMA), hd where positions are learned
+    Mat expand[4];                 // of K and V: M (n_kv * r_head, r_embd): k, v of KV head g are z M_g^T
 } Attention;
-// Sets a->expand where V is in a group: the stored cores, or, where there is a U_kind, their mixture
-// in new memory, handed over in *owned (else NULL) and freed by free().
+// Sets a->expand where K (with pass > 0) and V are in a group: the stored cores, or, where there is a
+// U_kind, their mixtures in new memory, handed over in *owned (else NULL) and freed by free().
 int attention_expand(Attention *a, float **owned, Err *e);
 
 // Room for n tokens of any of `count` layers. Owned; freed by attention_work_free.
@@ -121,17 +123,35 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
                    int64_t max_cols, Err *e);     // layers a, a + stride bytes, …
 void attention_work_free(AttentionWork *w);
 
-// What a V row of the cache holds: v_width numbers. Dense: one row a KV head, hd wide, or r_head
-// where V and O share U_head, which then cancels (U_head^T U_head = I). Latent: one row z, r_embd
-// wide, for all heads.
-int64_t attention_v_width(const Attention *a, bool latent);
+// What a layer's cache holds for a position. Latent rows z = U_embd^T x (r_embd numbers) serve all heads
+// at once; where K and V are in one group they are the same z, cached once.
+//         dense                                        latent: where K, where V is in a group
+//   V     n_kv rows of hd, or of r_head where V        z of V's group
+//         and O share U_head, which then cancels
+//   K     n_kv rows of hd with positions applied, or   z of K's group, and n_kv rows of the hd - pass
+//         of r_head where pass = hd                    rotated numbers. Needs pass > 0
+// A latent K is exact, for a product with what is not rotated may be taken on either side, and a bias
+// of k adds q . b to the scores of all positions alike, which the softmax forgets:
+//     q . (U_head M z + b) = (M^T U_head^T q) . z + q . b
+// (So is an r_head-wide K. A norm of every head's k, as qwen3's, would stand between: it needs pass = 0.)
+// Weights of a mean sum to 1: a bias of v is added behind it.
+//   auto    what is quickest by cost: bytes + madds / 4 is least (a core that streams 10 bytes from
+//           memory does about 30 of attention's multiply-adds in the time, doc/SPEED.md)
+//   latent  all that can be latent is; dense: nothing
+typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;
+// The cache of that form with its sizes set, without memory (see cache_alloc).
+Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm form);
 
 // x (n, d), one row a token's normed input -> q (n, h, hd), k (n, n_kv, hd) before positions, and
-// v (n, n_kv, v_width), or z (n, r_embd) where the cache is latent.
-void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const float *x, int64_t n,
+// v (n, n_kv, v_width of the dense cache). k and v are not computed where c needs latents only, which
+// stay in w until attention_out; without positions q and k are r_head wide where the cache is.
+void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const float *x, int64_t n,
                    float *q, float *k, float *v);
+// Caches n positions from pos on: of k, now with positions, and v, or of the latents in w.
+void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t n,
+                     const float *k, const float *v);
 // o (n, h, v_out) = softmax(q K^T / sqrt(hd)) V over the cache, whose last n positions are these
-// tokens; v_out = v_width of the dense cache. From a latent, V is rebuilt when that is cheaper.
+// tokens; v_out = v_width of the dense cache. From a latent, K or V is rebuilt when that is cheaper.
 // window: positions that a token sees, itself included; 0: all before it; SEE_ALL: those behind too.
 enum { SEE_ALL = -1 };
 void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t n,
@@ -147,11 +167,7 @@ void attention_dense_twin(const AttnShape *s, const float *const w[4], const flo
 // ---- what it costs -------------------------------------------------------------------------------
 typedef struct { double bytes, madds; } Cost;
 Cost attention_cost(const Attention *a);                  // weights read and used for one token
-// Of one more cached position, K and V, `type` numbers: bytes held, and multiply-adds a new token.
-Cost attention_cache_cost(const Attention *a, int type, bool latent);
-// Whether a latent V saves time by that cost: bytes + madds / 8 is smaller (a core that streams
-// 8 bytes from memory does about 64 multiply-adds in the time, of which attention reaches 8).
-bool attention_latent_pays(const Attention *a, int type);
-bool attention_latent_possible(const Attention *a);       // V is in a group
+// Of one more position in such a cache: bytes held, and multiply-adds a new token.
+Cost attention_cache_cost(const Attention *a, const Cache *c);
 
 #endif

@@ -22,28 +22,70 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // ---- the cache ----------------------------------------------------------------------------------
 
-bool cache_size(const Cache *c, size_t *k_bytes, size_t *v_bytes) {
-    size_t k_row, v_row, k_rows, v_rows;
-    if (c->capacity < 0 || c->n_kv < 0 || c->k_width < 0 || c->v_width < 0) return false;
-    if (!row_size(c->type, c->k_width, &k_row) || !row_size(c->type, c->v_width, &v_row))
-        return false;
-    if (!mul_size((size_t)c->capacity, (size_t)c->n_kv, &k_rows)) return false;
-    v_rows = c->latent ? (size_t)c->capacity : k_rows;
-    size_t k, v;
-    if (!mul_size(k_rows, k_row, &k) || !mul_size(v_rows, v_row, &v)) return false;
-    *k_bytes = k;
-    *v_bytes = v;
+enum { KEYS, VALUES, LATENTS };            // the parts of a cache; LATENTS: those of the keys
+
+// How a part is laid out: rows a position, and their width.
+static void part_shape(const Cache *c, int part, int64_t *rows, int64_t *width) {
+    *rows = part == LATENTS || (part == VALUES && c->latent) ? 1 : c->n_kv;
+    *width = part == KEYS ? c->k_width : part == VALUES ? c->v_width : c->z_width;
+}
+
+bool cache_size(const Cache *c, size_t bytes[3]) {
+    for (int part = KEYS; part <= LATENTS; part++) {
+        int64_t rows, width;
+        size_t row, n;
+        part_shape(c, part, &rows, &width);
+        if (c->capacity < 0 || rows < 0 || width < 0 || !row_size(c->type, width, &row) ||
+            !mul_size((size_t)c->capacity, (size_t)rows, &n) || !mul_size(n, row, bytes + part))
+            return false;
+    }
+    if (c->shared) bytes[LATENTS] = 0;
     return true;
 }
 
-// Positions p .. p + n of the K or V rows of one KV head, as a matrix.
-static Mat cache_rows(const Cache *c, bool v, int64_t g, int64_t p, int64_t n) {
+int cache_alloc(Cache *c, size_t *total, Err *e) {
+    size_t bytes[3];
+    if (!cache_size(c, bytes))
+        return fail(e, "a %s cache of %lld positions with rows of %lld, %lld and %lld numbers: too large, "
+                    "or rows are no multiple of 32 (try --kv f16)", type_info(c->type)->name,
+                    (long long)c->capacity, (long long)c->k_width, (long long)c->v_width,
+                    (long long)c->z_width);
+    if (!(c->k = alloc(bytes[KEYS], 1, "cache of keys", e)) ||
+        !(c->v = alloc(bytes[VALUES], 1, "cache of values", e)) ||
+        !(c->z = alloc(bytes[LATENTS], 1, "cache of the keys' latents", e))) {
+        cache_free(c);
+        return -1;
+    }
+    for (int part = KEYS; part <= LATENTS; part++) *total += bytes[part];
+    return 0;
+}
+
+void cache_free(Cache *c) {
+    free(c->k);
+    free(c->v);
+    free(c->z);
+    c->k = c->v = c->z = NULL;
+}
+
+// Positions p .. p + n of a part's rows, of KV head g where it has them, as a matrix.
+static Mat cache_rows(const Cache *c, int part, int64_t g, int64_t p, int64_t n) {
+    if (part == LATENTS && c->shared) part = VALUES;
     size_t row = 0;
-    const int64_t width = v ? c->v_width : c->k_width;
+    int64_t rows, width;
+    part_shape(c, part, &rows, &width);
     row_size(c->type, width, &row);
-    const char *base = v ? c->v : c->k;
-    const int64_t first = v && c->latent ? p : g * c->capacity + p;
+    const char *base = part == KEYS ? c->k : part == VALUES ? c->v : c->z;
+    const int64_t first = rows == 1 ? p : g * c->capacity + p;
     return (Mat){base + (size_t)first * row, n, width, c->type};
+}
+
+// n latents from position p on as f32: in place, or unpacked into room.
+static Mat latent_rows(const Cache *c, int part, int64_t p, int64_t n, float *room) {
+    const Mat z = cache_rows(c, part, 0, p, n);
+    if (c->type == T_F32) return z;
+    if (c->type == T_F16) f16_row_to_f32(z.data, room, n * z.cols);
+    else dequantize_row(c->type, z.data, room, n * z.cols);
+    return (Mat){room, n, z.cols, T_F32};
 }
 
 static void store_row(int type, const float *src, void *dst, int64_t n) {
@@ -52,36 +94,40 @@ static void store_row(int type, const float *src, void *dst, int64_t n) {
     else quantize_row(type, src, dst, n);
 }
 
-void cache_store(Cache *c, int64_t pos, int64_t n, const float *k, const float *v) {
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t g = 0; g < c->n_kv; g++) {
-            Mat row = cache_rows(c, false, g, pos + i, 1);
-            store_row(c->type, k + (i * c->n_kv + g) * c->k_width, (void *)(uintptr_t)row.data,
-                      c->k_width);
+static void store_part(Cache *c, int part, int64_t pos, int64_t n, const float *src, int64_t src_row) {
+    int64_t rows, width;
+    part_shape(c, part, &rows, &width);
+    for (int64_t i = 0; i < n && width > 0; i++)
+        for (int64_t g = 0; g < rows; g++) {
+            const Mat row = cache_rows(c, part, g, pos + i, 1);
+            store_row(c->type, src + (i * rows + g) * src_row, (void *)(uintptr_t)row.data, width);
         }
-        const int64_t heads = c->latent ? 1 : c->n_kv;
-        for (int64_t g = 0; g < heads; g++) {
-            Mat row = cache_rows(c, true, g, pos + i, 1);
-            store_row(c->type, v + (i * heads + g) * c->v_width, (void *)(uintptr_t)row.data,
-                      c->v_width);
-        }
-    }
+}
+
+void cache_store(Cache *c, int64_t pos, int64_t n, const float *k, int64_t k_row, const float *v,
+                 const float *z) {
+    store_part(c, KEYS, pos, n, k, k_row);
+    store_part(c, VALUES, pos, n, v, c->v_width);
+    if (!c->shared) store_part(c, LATENTS, pos, n, z, c->z_width);
 }
 
 // ---- scratch ------------------------------------------------------------------------------------
 
 // One thread's memory. A row is one query of one head.
 typedef struct {
-    float *q;              // (rows, k_width)
+    float *q;              // (rows, q_width)
+    float *qz;             // (rows, z_width): queries in the space of the latents
     float *s;              // (rows, BLOCK): scores, then weights
+    float *more;           // (rows, BLOCK): the rotated numbers' share of scores with latents
     float *max, *sum;      // (rows): of all segments so far
     float *seg_max, *seg_sum;
     float *acc, *seg_acc;  // (rows, width): weighted sums
     float *y;              // (rows, out_width)
-    float *z, *v;          // (BLOCK, v_width), (BLOCK, out_width)
+    float *z;              // (BLOCK, the wider z)
+    float *k, *v;          // (BLOCK, q_width), (BLOCK, out_width): rebuilt
 } Part;
 
-typedef struct { int64_t n, n_heads, n_kv, k_width, v_width, out_width; } Shape;
+typedef struct { int64_t n, n_heads, n_kv, q_width, z_width, v_width, out_width; } Shape;
 
 static int64_t part_rows(const Shape *s) {
     return least(most(ROWS_REBUILD, s->n_heads), most(s->n, 1) * s->n_heads);
@@ -91,45 +137,48 @@ static int64_t part_rows(const Shape *s) {
 // of 16), or 0 where it does not fit in memory. With mem = NULL it only counts.
 static size_t part_layout(const Shape *s, float *mem, Part *p) {
     const size_t rows = (size_t)part_rows(s), width = (size_t)most(s->v_width, s->out_width);
-    const size_t need[11][2] = {
-        {rows, (size_t)s->k_width}, {rows, BLOCK}, {rows, 1}, {rows, 1}, {rows, 1}, {rows, 1},
-        {rows, width}, {rows, width}, {rows, (size_t)s->out_width},
-        {BLOCK, (size_t)s->v_width}, {BLOCK, (size_t)s->out_width}};
-    float **field[11] = {&p->q, &p->s, &p->max, &p->sum, &p->seg_max, &p->seg_sum,
-                         &p->acc, &p->seg_acc, &p->y, &p->z, &p->v};
+    const size_t q = (size_t)s->q_width, z = (size_t)s->z_width, out = (size_t)s->out_width;
+    const struct { float **at; size_t rows, cols; } need[] = {
+        {&p->q, rows, q}, {&p->qz, rows, z}, {&p->s, rows, BLOCK}, {&p->more, rows, z ? BLOCK : 0},
+        {&p->max, rows, 1}, {&p->sum, rows, 1}, {&p->seg_max, rows, 1}, {&p->seg_sum, rows, 1},
+        {&p->acc, rows, width}, {&p->seg_acc, rows, width}, {&p->y, rows, out},
+        {&p->z, BLOCK, (size_t)most(s->v_width, s->z_width)}, {&p->k, BLOCK, z ? q : 0},
+        {&p->v, BLOCK, out}};
     size_t at = 0;
-    for (int i = 0; i < 11; i++) {
+    for (size_t i = 0; i < sizeof need / sizeof *need; i++) {
         size_t items;
-        if (!mul_size(need[i][0], need[i][1], &items) || !add_size(items, 15, &items)) return 0;
-        if (mem) *field[i] = mem + at;
+        if (!mul_size(need[i].rows, need[i].cols, &items) || !add_size(items, 15, &items)) return 0;
+        if (mem) *need[i].at = mem + at;
         if (!add_size(at, items / 16 * 16, &at)) return 0;
     }
     return at;
 }
 
-// The states of all segments, for a single query whose segments are shared out: (SEGMENTS,
-// n_heads) maxima, sums, and weighted sums of `width` floats.
+// For a single query whose segments are shared out: the states of all segments, (SEGMENTS, n_heads)
+// maxima, sums, and weighted sums of `width` floats; and (n_heads, z_width), the query among latents.
 static bool split_size(const Shape *s, size_t *floats) {
-    size_t n;
+    size_t n, qz;
     return mul_size((size_t)s->n_heads, SEGMENTS, &n) &&
-           mul_size(n, (size_t)most(s->v_width, s->out_width) + 2, floats);
+           mul_size(n, (size_t)most(s->v_width, s->out_width) + 2, floats) &&
+           mul_size((size_t)s->n_heads, (size_t)s->z_width, &qz) && add_size(*floats, qz, floats);
 }
 
-int attend_scratch(AttendScratch *s, int64_t n, int64_t n_heads, int64_t n_kv, int64_t k_width,
-                   int64_t v_width, int64_t out_width, Err *e) {
+int attend_scratch(AttendScratch *s, int64_t n, int64_t n_heads, int64_t n_kv, int64_t q_width,
+                   int64_t z_width, int64_t v_width, int64_t out_width, Err *e) {
     *s = (AttendScratch){0};
-    const Shape shape = {n, n_heads, n_kv, k_width, v_width, out_width};
+    const Shape shape = {n, n_heads, n_kv, q_width, z_width, v_width, out_width};
     const int64_t limit = INT64_C(1) << 31;
     Part p;
     size_t each = 0, split, total;
-    if (n < 0 || n_heads < 1 || n_kv < 1 || k_width < 1 || v_width < 1 || out_width < 1 ||
-        n > limit || n_heads > limit || k_width > limit || v_width > limit || out_width > limit ||
+    if (n < 0 || n_heads < 1 || n_kv < 1 || q_width < 1 || z_width < 0 || v_width < 1 ||
+        out_width < 1 || n > limit || n_heads > limit || q_width > limit || z_width > limit ||
+        v_width > limit || out_width > limit ||
         !(each = part_layout(&shape, NULL, &p)) || !split_size(&shape, &split) ||
         !mul_size(each, (size_t)threads_get(), &total) || !add_size(total, split, &total) ||
         !mul_size(total, sizeof(float), &total))
-        return fail(e, "attention scratch: %lld queries of %lld heads, widths %lld, %lld, %lld: "
+        return fail(e, "attention scratch: %lld queries of %lld heads, widths %lld, %lld, %lld, %lld: "
                        "sizes must be positive and fit in memory", (long long)n,
-                    (long long)n_heads, (long long)k_width, (long long)v_width,
+                    (long long)n_heads, (long long)q_width, (long long)z_width, (long long)v_width,
                     (long long)out_width);
     s->mem = alloc(total, 1, "attention scratch", e);
     if (!s->mem) return -1;
@@ -148,15 +197,24 @@ typedef struct {
     const Attend *a;
     Shape shape;
     int64_t m, width;                   // query heads of a KV head; floats of a weighted sum
-    bool late;                          // M is applied to the sum of z
+    bool early, late;                   // M is applied to the queries; to the sum of z
     int64_t chunk, n_chunks;            // queries of a task
     int64_t group, n_groups;            // KV heads of a task
     int64_t first_segment, n_segments;  // of a split query, else one task runs through all
     bool split;
-    float *parts, *split_max, *split_sum, *split_acc;
+    float *parts, *split_max, *split_sum, *split_acc, *split_qz;
     size_t part_floats;
     int64_t tasks, next;
 } Job;
+
+// M_g, the rows of the matrix that make vectors of KV head g.
+static Mat expand_rows(const Expand *x, const Shape *s, int64_t g, int64_t rows) {
+    const int64_t each = x->m->rows / s->n_kv;
+    size_t row = 0;
+    row_size(x->m->type, x->m->cols, &row);
+    return (Mat){(const char *)x->m->data + (size_t)(g * each + each - rows) * row, rows, x->m->cols,
+                 x->m->type};
+}
 
 static int64_t segment_of(int64_t position) { return least(position / SEGMENT, SEGMENTS - 1); }
 
@@ -199,39 +257,66 @@ static void weigh(const Attend *a, int64_t i, int64_t p, int64_t n, float *s, fl
     *sum += exp_sum(s + from, to - from, a->scale, *max);
 }
 
+// qz (rows, z_width) = M_g^T q for queries (rows, q_width) of KV head g: q . (M_g z) = (M_g^T q) . z.
+static void absorb(const Job *j, const float *q, int64_t rows, int64_t g, float *qz) {
+    const int64_t kw = j->a->cache->k_width, qw = j->a->q_width, zw = j->a->cache->z_width;
+    const Mat m_g = expand_rows(&j->a->keys, &j->shape, g, qw - kw);
+    memset(qz, 0, (size_t)(rows * zw) * sizeof *qz);
+    matmul_t_block(&m_g, q + kw, qw, rows, qz, zw);
+}
+
+// Scores of the task's rows against n positions from p on, (rows, BLOCK), `rows` of each KV head.
+// Where keys come from latents z: rotated numbers as cached, and either the others' M_g^T q . z for
+// all heads at once, or z M_g^T behind the rotated ones, so that the keys stand there whole.
+static void scores(const Job *j, const Part *t, int64_t g0, int64_t g1, int64_t rows, int64_t p,
+                   int64_t n) {
+    const Attend *a = j->a;
+    const Cache *c = a->cache;
+    const int64_t kw = c->k_width, qw = a->q_width;
+    Mat z = {0};
+    if (c->z_width) z = latent_rows(c, LATENTS, p, n, t->z);
+    if (j->early) matmul_block(&z, t->qz, rows * (g1 - g0), t->s, BLOCK);
+    for (int64_t g = g0; g < g1; g++) {
+        const int64_t r0 = (g - g0) * rows;
+        Mat k = cache_rows(c, KEYS, g, p, n);
+        if (j->early) {
+            if (kw) matmul_block(&k, t->q + r0 * kw, rows, t->more, BLOCK);
+            for (int64_t r = 0; kw && r < rows; r++)
+                add(t->s + (r0 + r) * BLOCK, t->more + r * BLOCK, n);
+            continue;
+        }
+        if (c->z_width) {
+            const Mat m_g = expand_rows(&a->keys, &j->shape, g, qw - kw);
+            matmul_block(&m_g, z.data, n, t->k + kw, qw);
+            for (int64_t i = 0; kw && i < n; i++) mat_row(&k, i, t->k + i * qw);
+            k = (Mat){t->k, n, qw, T_F32};
+        }
+        matmul_block(&k, t->q + r0 * qw, rows, t->s + r0 * BLOCK, BLOCK);
+    }
+}
+
 // One block of positions for the task's queries i0 .. i1 and KV heads g0 .. g1.
 static void attend_block(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0,
                          int64_t g1, int64_t p, int64_t n, float *max, float *sum, float *acc) {
     const Attend *a = j->a;
     const Cache *c = a->cache;
     const int64_t rows = (i1 - i0) * j->m, width = j->width;
-    Mat z = cache_rows(c, true, 0, p, n);
-    if (c->latent && !j->late && c->type != T_F32) {
-        if (c->type == T_F16) f16_row_to_f32(z.data, t->z, n * c->v_width);
-        else dequantize_row(c->type, z.data, t->z, n * c->v_width);
-        z = (Mat){t->z, n, c->v_width, T_F32};
-    }
-    for (int64_t g = g0; g < g1; g++) {
+    scores(j, t, g0, g1, rows, p, n);
+    for (int64_t r = 0; r < rows * (g1 - g0); r++)
+        weigh(a, i0 + r % rows / j->m, p, n, t->s + r * BLOCK, max + r, sum + r, acc + r * width, width);
+    Mat z = {0};
+    if (c->latent) z = latent_rows(c, VALUES, p, n, t->z);
+    if (j->late) matmul_t_block(&z, t->s, BLOCK, rows * (g1 - g0), acc, width);
+    for (int64_t g = g0; g < g1 && !j->late; g++) {
         const int64_t r0 = (g - g0) * rows;
-        const Mat k = cache_rows(c, false, g, p, n);
-        float *s = t->s + r0 * BLOCK;
-        matmul_block(&k, t->q + r0 * c->k_width, rows, s, BLOCK);
-        for (int64_t r = 0; r < rows; r++)
-            weigh(a, i0 + r / j->m, p, n, s + r * BLOCK, max + r0 + r, sum + r0 + r,
-                  acc + (r0 + r) * width, width);
-        if (j->late) continue;
-        Mat v = cache_rows(c, true, g, p, n);
+        Mat v = cache_rows(c, VALUES, g, p, n);
         if (c->latent) {                                       // V = z M_g^T
-            size_t row = 0;
-            row_size(a->expand->type, a->expand->cols, &row);
-            const Mat m_g = {(const char *)a->expand->data + (size_t)(g * width) * row, width,
-                             a->expand->cols, a->expand->type};
+            const Mat m_g = expand_rows(&a->values, &j->shape, g, width);
             matmul_block(&m_g, z.data, n, t->v, width);
             v = (Mat){t->v, n, width, T_F32};
         }
-        matmul_t_block(&v, s, BLOCK, rows, acc + r0 * width, width);
+        matmul_t_block(&v, t->s + r0 * BLOCK, BLOCK, rows, acc + r0 * width, width);
     }
-    if (j->late) matmul_t_block(&z, t->s, BLOCK, rows * (g1 - g0), acc, width);
 }
 
 // The rows of KV head g, gathered and summed: divided by the sum of weights, expanded, delivered.
@@ -242,10 +327,7 @@ static void deliver(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t
     for (int64_t r = 0; r < rows; r++)
         scale_to(acc + r * j->width, 1 / sum[r], acc + r * j->width, j->width);
     if (j->late) {
-        size_t row = 0;
-        row_size(a->expand->type, a->expand->cols, &row);
-        const Mat m_g = {(const char *)a->expand->data + (size_t)(g * out) * row, out,
-                         a->expand->cols, a->expand->type};
+        const Mat m_g = expand_rows(&a->values, &j->shape, g, out);
         matmul_block(&m_g, acc, rows, t->y, out);
         acc = t->y;
     }
@@ -260,16 +342,30 @@ static void clear(float *max, float *sum, float *acc, int64_t rows, int64_t widt
     memset(acc, 0, (size_t)(rows * width) * sizeof *acc);
 }
 
+// The task's queries, (rows, q_width) with those of a KV head together; or, where M is applied to
+// them, their rotated numbers (rows, k_width) and (rows, z_width).
+static void gather(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0, int64_t g1) {
+    const Attend *a = j->a;
+    const int64_t qw = a->q_width, kw = a->cache->k_width, zw = a->cache->z_width;
+    const int64_t m = j->m, rows = (i1 - i0) * m;
+    for (int64_t g = g0; g < g1; g++) {
+        float *q = t->q + (g - g0) * rows * qw, *qz = t->qz + (g - g0) * rows * zw;
+        for (int64_t i = i0; i < i1; i++)
+            memcpy(q + (i - i0) * m * qw, a->q + (i * a->n_heads + g * m) * qw,
+                   (size_t)(m * qw) * sizeof *q);
+        if (j->early && j->split) memcpy(qz, j->split_qz + g * m * zw, (size_t)(m * zw) * sizeof *qz);
+        else if (j->early) absorb(j, q, rows, g, qz);
+    }
+    for (int64_t r = 0; j->early && r < rows * (g1 - g0); r++)
+        memmove(t->q + r * kw, t->q + r * qw, (size_t)kw * sizeof *t->q);
+}
+
 // Queries i0 .. i1, KV heads g0 .. g1, segments s0 .. s1.
 static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0, int64_t g1,
                         int64_t s0, int64_t s1) {
     const Attend *a = j->a;
-    const int64_t kw = a->cache->k_width, per_head = (i1 - i0) * j->m;
-    const int64_t rows = per_head * (g1 - g0), width = j->width;
-    for (int64_t g = g0; g < g1; g++)
-        for (int64_t i = i0; i < i1; i++)
-            memcpy(t->q + ((g - g0) * per_head + (i - i0) * j->m) * kw,
-                   a->q + (i * a->n_heads + g * j->m) * kw, (size_t)(j->m * kw) * sizeof *t->q);
+    const int64_t per_head = (i1 - i0) * j->m, rows = per_head * (g1 - g0), width = j->width;
+    gather(j, t, i0, i1, g0, g1);
     clear(t->max, t->sum, t->acc, rows, width);
     for (int64_t s = s0; s < s1; s++) {
         const int64_t at = s * a->n_heads + g0 * j->m;         // where a split query's state goes
@@ -319,6 +415,15 @@ static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
     }
 }
 
+// A split query among the latents, for all of its segments.
+static void absorb_worker(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Job *j = ctx;
+    (void)thread;
+    for (int64_t g = begin; g < end; g++)
+        absorb(j, j->a->q + g * j->m * j->a->q_width, j->m, g,
+               j->split_qz + g * j->m * j->a->cache->z_width);
+}
+
 // Merges the segments of a split query, a KV head at a time.
 static void merge_worker(void *ctx, int64_t begin, int64_t end, int thread) {
     Job *j = ctx;
@@ -339,10 +444,13 @@ static void merge_worker(void *ctx, int64_t begin, int64_t end, int thread) {
 void attend(const Attend *a, AttendScratch *s) {
     const Cache *c = a->cache;
     if (a->n <= 0) return;
-    Job j = {.a = a, .m = a->n_heads / c->n_kv, .late = c->latent && !a->rebuild};
-    j.shape = (Shape){a->n, a->n_heads, c->n_kv, c->k_width, c->v_width,
+    Job j = {.a = a, .m = a->n_heads / c->n_kv};
+    j.early = c->z_width > 0 && !a->keys.rebuild;
+    j.late = c->latent && !a->values.rebuild;
+    j.shape = (Shape){a->n, a->n_heads, c->n_kv, a->q_width, c->z_width, c->v_width,
                       c->latent ? a->out_width : c->v_width};
-    j.width = c->latent && a->rebuild ? a->out_width : c->v_width;
+    j.width = c->latent && !j.late ? a->out_width : c->v_width;
+    const bool rebuilds = (c->z_width && !j.early) || (c->latent && !j.late);
 
     // The scratch: one part a thread, then the states of a split query.
     Part unused;
@@ -355,6 +463,7 @@ void attend(const Attend *a, AttendScratch *s) {
     j.split_max = j.parts + (size_t)parts * j.part_floats;
     j.split_sum = j.split_max + SEGMENTS * a->n_heads;
     j.split_acc = j.split_sum + SEGMENTS * a->n_heads;
+    j.split_qz = j.split_acc + SEGMENTS * a->n_heads * j.width;
 
     // Heads that share z go together as far as the threads allow; otherwise a task is a KV head.
     const int64_t seen = a->pos + a->n - first_seen(a, 0);
@@ -362,13 +471,13 @@ void attend(const Attend *a, AttendScratch *s) {
     j.n_segments = segment_of(a->pos + a->n - 1) + 1 - j.first_segment;
     j.split = a->n == 1 && j.n_segments > 1;
     j.group = 1;
-    if (j.late) {
+    if (j.early || j.late) {
         const int64_t want = j.split ? (2 * threads + j.n_segments - 1) / j.n_segments
                            : a->n == 1 ? threads : 1;
         j.group = (c->n_kv + least(want, c->n_kv) - 1) / least(want, c->n_kv);
     }
     j.n_groups = (c->n_kv + j.group - 1) / j.group;
-    const int64_t rows = j.group * j.m, goal = c->latent && a->rebuild ? ROWS_REBUILD : ROWS;
+    const int64_t rows = j.group * j.m, goal = rebuilds ? ROWS_REBUILD : ROWS;
     j.chunk = least(most(goal / rows, 1), a->n);
     while (j.chunk > 8 && (a->n + j.chunk - 1) / j.chunk * j.n_groups < 4 * threads)
         j.chunk = (j.chunk + 1) / 2;
@@ -377,8 +486,10 @@ void attend(const Attend *a, AttendScratch *s) {
 
     // A thread for every 64 k multiply-adds or so.
     const double work = (double)a->n * (double)a->n_heads * (double)seen *
-                        (double)(c->k_width + j.width);
+                        (double)(j.early ? c->k_width + c->z_width + j.width : a->q_width + j.width);
     const int64_t useful = work > 65536.0 * 256 ? 256 : (int64_t)(work / 65536) + 1;
+    if (j.split && j.early)
+        parallel_for(c->n_kv, (c->n_kv + threads - 1) / threads, absorb_worker, &j);
     parallel_for(least(least(threads, useful), j.tasks), 1, attend_worker, &j);
     if (j.split) {
         const int64_t grain = threads > 1 && j.late ? 1 : c->n_kv;
@@ -388,32 +499,51 @@ void attend(const Attend *a, AttendScratch *s) {
 
 // ---- the definition -----------------------------------------------------------------------------
 
+// keys (last, q_width) of KV head g as a query meets them: what is cached, then M_g z.
+static void naive_keys(const Attend *a, int64_t g, int64_t last, float *row, float *z, double *keys) {
+    const Cache *c = a->cache;
+    const int64_t kw = c->k_width, made = a->q_width - kw;
+    for (int64_t p = 0; p < last; p++, keys += a->q_width) {
+        const Mat key = cache_rows(c, KEYS, g, p, 1), latent = cache_rows(c, LATENTS, 0, p, 1);
+        mat_row(&key, 0, row);
+        for (int64_t x = 0; x < kw; x++) keys[x] = row[x];
+        if (c->z_width) mat_row(&latent, 0, z);
+        for (int64_t r = 0; r < made; r++) {
+            const int64_t each = a->keys.m->rows / c->n_kv;
+            mat_row(a->keys.m, g * each + each - made + r, row);
+            keys[kw + r] = 0;
+            for (int64_t x = 0; x < c->z_width; x++) keys[kw + r] += (double)row[x] * z[x];
+        }
+    }
+}
+
 void attend_naive(const Attend *a) {
     const Cache *c = a->cache;
     const int64_t m = a->n_heads / c->n_kv, out = c->latent ? a->out_width : c->v_width;
-    const int64_t last = a->pos + a->n;
+    const int64_t last = a->pos + a->n, qw = a->q_width;
     double *w = alloc((size_t)last + 1, sizeof *w, "weights", NULL);
-    float *k = alloc((size_t)c->k_width, sizeof *k, "a key", NULL);
-    float *v = alloc((size_t)c->v_width, sizeof *v, "a value", NULL);
+    double *keys = alloc((size_t)(last * qw), sizeof *keys, "keys", NULL);
+    float *v = alloc((size_t)most(c->z_width, c->v_width), sizeof *v, "a value", NULL);
+    float *row = alloc((size_t)most(qw, most(c->z_width, c->v_width)), sizeof *row, "a row", NULL);
     double *sum = alloc((size_t)c->v_width, sizeof *sum, "a weighted sum", NULL);
-    for (int64_t i = 0; i < a->n && w && k && v && sum; i++)
-        for (int64_t h = 0; h < a->n_heads; h++) {
-            const int64_t g = h / m, from = first_seen(a, i), to = seen_end(a, i);
-            const float *q = a->q + (i * a->n_heads + h) * c->k_width;
+    for (int64_t h = 0; h < a->n_heads && w && keys && v && row && sum; h++) {
+        const int64_t g = h / m;
+        if (h % m == 0) naive_keys(a, g, last, row, v, keys);
+        for (int64_t i = 0; i < a->n; i++) {
+            const int64_t from = first_seen(a, i), to = seen_end(a, i);
+            const float *q = a->q + (i * a->n_heads + h) * qw;
             float *y = a->out + (i * a->n_heads + h) * out;
             double max = -INFINITY, total = 0;
             for (int64_t p = from; p < to; p++) {
-                const Mat row = cache_rows(c, false, g, p, 1);
-                mat_row(&row, 0, k);
                 w[p] = 0;
-                for (int64_t x = 0; x < c->k_width; x++) w[p] += (double)q[x] * k[x];
+                for (int64_t x = 0; x < qw; x++) w[p] += q[x] * keys[p * qw + x];
                 w[p] *= a->scale;
                 if (w[p] > max) max = w[p];
             }
             memset(sum, 0, (size_t)c->v_width * sizeof *sum);
             for (int64_t p = from; p < to; p++) {
-                const Mat row = cache_rows(c, true, g, p, 1);
-                mat_row(&row, 0, v);
+                const Mat value = cache_rows(c, VALUES, g, p, 1);
+                mat_row(&value, 0, v);
                 const double e = exp(w[p] - max);
                 total += e;
                 for (int64_t x = 0; x < c->v_width; x++) sum[x] += e * v[x];
@@ -421,16 +551,18 @@ void attend_naive(const Attend *a) {
             for (int64_t r = 0; r < out; r++) {
                 double value = 0;
                 if (c->latent) {
-                    mat_row(a->expand, g * out + r, v);
-                    for (int64_t x = 0; x < c->v_width; x++) value += sum[x] * v[x];
+                    mat_row(a->values.m, g * out + r, row);
+                    for (int64_t x = 0; x < c->v_width; x++) value += sum[x] * row[x];
                 } else {
                     value = sum[r];
                 }
                 y[r] = (float)(value / total);
             }
         }
+    }
     free(sum);
+    free(row);
     free(v);
-    free(k);
+    free(keys);
     free(w);
 }

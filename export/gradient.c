@@ -349,7 +349,7 @@ static void attention_back(Gradient *g, int64_t l, int64_t n, float *room) {
     Scratch *s = &g->s.work.scratch;
     NormJob norm = {g, g->kept[l].x_attn, w->attn_norm, attention_g(g), g->x};
     parallel_for(n, 16, norm_part, &norm);
-    if (c->qk_norm) attention_qkv(&w->attn, &g->s.work, false, g->x, n, g->s.q, g->s.k, g->s.v);
+    if (c->qk_norm) attention_qkv(&w->attn, &g->s.work, cache, g->x, n, g->s.q, g->s.k, g->s.v);
     for (int64_t i = 0; i < c->n_kv; i++)
         for (int64_t t = 0; t < n; t++)
             memcpy(g->k + (t * c->n_kv + i) * c->hd,

@@ -147,19 +147,18 @@ int main(int argc, char **argv) {
                 const int64_t vw = latent ? 192 : 64, n = 2048;
                 Cache c = {.type = cache_type[t], .capacity = n, .n_kv = 3, .k_width = 64,
                            .v_width = vw, .latent = latent};
-                size_t kb, vb;
-                if (!cache_size(&c, &kb, &vb)) return 1;
-                c.k = alloc(kb, 1, "k", NULL), c.v = alloc(vb, 1, "v", NULL);
+                size_t bytes = 0;
+                if (cache_alloc(&c, &bytes, NULL)) return 1;
                 threads_set(threads);
                 float *k = floats(3 * 64), *v = floats(3 * vw), *out = floats(512 * 9 * 64);
-                for (int64_t p = 0; p < n; p++) cache_store(&c, p, 1, k, v);
+                for (int64_t p = 0; p < n; p++) cache_store(&c, p, 1, k, 64, v, NULL);
                 float *m = floats(3 * 64 * vw);
                 const Mat expand = {m, 3 * 64, vw, T_F32};
                 AttendScratch as;
-                if (attend_scratch(&as, 512, 9, 3, 64, vw, 64, NULL) != 0) return 1;
+                if (attend_scratch(&as, 512, 9, 3, 64, 0, vw, 64, NULL) != 0) return 1;
                 for (int rebuild = 0; rebuild <= latent; rebuild++) {
-                    Attend a = {.cache = &c, .n_heads = 9, .scale = 0.125f, .q = x,
-                                .expand = &expand, .rebuild = rebuild, .out_width = 64, .out = out};
+                    Attend a = {.cache = &c, .n_heads = 9, .scale = 0.125f, .q = x, .q_width = 64,
+                                .values = {&expand, rebuild}, .out_width = 64, .out = out};
                     double one, early, many;
                     a.n = 1, a.pos = n - 1;
                     BEST(one, attend(&a, &as));
@@ -173,7 +172,7 @@ int main(int argc, char **argv) {
                            threads, one * 1e6, early * 1e6, many / 512 * 1e6);
                 }
                 attend_scratch_free(&as);
-                free(k), free(v), free(m), free(out), free(c.k), free(c.v);
+                free(k), free(v), free(m), free(out), cache_free(&c);
             }
     scratch_free(&s);
     free(x), free(y), free(data);

@@ -346,7 +346,7 @@ done:
 
 // Logits (n, vocab) of ids on an empty timeline, `batch` tokens at a time; of an encoder, all at once.
 // Caller frees.
-static float *rig_logits(const Model *m, SessionConfig c, const int *ids, int64_t n, Err *e) {
+static inline float *rig_logits(const Model *m, SessionConfig c, const int *ids, int64_t n, Err *e) {
     Session s;
     int64_t vocab = m->config.vocab;
     float *all = calloc((size_t)(n * vocab), sizeof *all);
@@ -364,7 +364,7 @@ static float *rig_logits(const Model *m, SessionConfig c, const int *ids, int64_
 }
 
 // Largest difference relative to the largest of |b|.
-static double rig_difference(const float *a, const float *b, int64_t n) {
+static inline double rig_difference(const float *a, const float *b, int64_t n) {
     double worst = 0, scale = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);

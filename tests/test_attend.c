@@ -1,5 +1,6 @@
-// attend against its definition on the same cache: head layouts, windows, cache types, latent
-// values both ways; equal bits for any number of threads and of queries computed together.
+// attend against its definition on the same cache: head layouts, windows, cache types, latent keys
+// and values both ways, apart and shared; equal bits for any number of threads and of queries
+// computed together.
 #include "../core/attend.h"
 #include "test.h"
 
@@ -16,66 +17,83 @@ typedef struct {
     int64_t n_heads, n_kv, k_width, v_width, out_width, window;
     bool latent;
     int expand;                 // the type of M
+    struct {
+        int64_t z_width, made;  // of keys: latents, and the numbers that are made from them
+        bool shared;
+    };
 } Case;
 
-// A filled cache of `n` positions, queries for all of them and M: freed by done.
-typedef struct { Cache c; Mat m; float *q, *out; } World;
+// A filled cache of `n` positions, queries for all of them, M of keys and of values: freed by done.
+typedef struct { Cache c; Mat m[2]; float *q, *out; } World;
+
+static Mat random_matrix(int type, int64_t rows, int64_t cols) {
+    size_t row = 0;
+    row_size(type, cols, &row);
+    char *data = alloc((size_t)rows * row, 1, "M", NULL);
+    float *x = floats(cols);
+    for (int64_t r = 0; r < rows; r++) {
+        fill(x, cols, 1);
+        quantize_row(type, x, data + (size_t)r * row, cols);
+    }
+    free(x);
+    return (Mat){data, rows, cols, type};
+}
 
 static int make(World *w, const Case *s, int type, int64_t n) {
     *w = (World){.c = {.type = type, .capacity = n + 3, .n_kv = s->n_kv, .k_width = s->k_width,
-                       .v_width = s->v_width, .latent = s->latent}};
-    size_t k_bytes, v_bytes, row = 0;
-    CHECK(cache_size(&w->c, &k_bytes, &v_bytes), "cache_size");
-    w->c.k = alloc(k_bytes, 1, "k", NULL);
-    w->c.v = alloc(v_bytes, 1, "v", NULL);
-    w->q = floats(n * s->n_heads * s->k_width);
+                       .v_width = s->v_width, .z_width = s->z_width, .latent = s->latent,
+                       .shared = s->shared}};
+    size_t bytes = 0;
+    Err e;
+    CHECK(cache_alloc(&w->c, &bytes, &e) == 0, "%s", e.msg);
+    const int64_t q_width = s->k_width + s->made, v_heads = s->latent ? 1 : s->n_kv;
+    const int64_t k_row = s->k_width + 5;                  // only the first numbers are cached
+    w->q = floats(n * s->n_heads * q_width);
     w->out = floats(n * s->n_heads * s->out_width);
-    const int64_t v_heads = s->latent ? 1 : s->n_kv;
-    float *k = floats(n * s->n_kv * s->k_width), *v = floats(n * v_heads * s->v_width);
-    fill(w->q, n * s->n_heads * s->k_width, 2);
-    fill(k, n * s->n_kv * s->k_width, 2);
+    float *k = floats(n * s->n_kv * k_row), *v = floats(n * v_heads * s->v_width);
+    float *z = floats(n * s->z_width);
+    fill(w->q, n * s->n_heads * q_width, s->made ? 1 : 2);
+    fill(k, n * s->n_kv * k_row, 2);
     fill(v, n * v_heads * s->v_width, 1);
+    fill(z, n * s->z_width, 1);
     // In two parts, as a prompt and what follows it.
     const int64_t first = n / 3;
-    cache_store(&w->c, 0, first, k, v);
-    cache_store(&w->c, first, n - first, k + first * s->n_kv * s->k_width,
-                v + first * v_heads * s->v_width);
+    cache_store(&w->c, 0, first, k, k_row, v, z);
+    cache_store(&w->c, first, n - first, k + first * s->n_kv * k_row, k_row,
+                v + first * v_heads * s->v_width, z + first * s->z_width);
     free(k);
     free(v);
-    if (s->latent) {
-        const int64_t rows = s->n_kv * s->out_width;
-        row_size(s->expand, s->v_width, &row);
-        char *data = alloc((size_t)rows * row, 1, "M", NULL);
-        float *x = floats(s->v_width);
-        for (int64_t r = 0; r < rows; r++) {
-            fill(x, s->v_width, 1);
-            quantize_row(s->expand, x, data + (size_t)r * row, s->v_width);
-        }
-        free(x);
-        w->m = (Mat){data, rows, s->v_width, s->expand};
-    }
+    free(z);
+    // Where there are rotated numbers, each head's rows of M begin with some that are not used.
+    if (s->made) w->m[0] = random_matrix(s->expand, s->n_kv * (s->made + (s->k_width ? 3 : 0)), s->z_width);
+    if (s->latent) w->m[1] = random_matrix(s->expand, s->n_kv * s->out_width, s->v_width);
     return PASS;
 }
 
 static void done(World *w) {
-    free(w->c.k);
-    free(w->c.v);
-    free((void *)(uintptr_t)w->m.data);
+    cache_free(&w->c);
+    for (int i = 0; i < 2; i++) free((void *)(uintptr_t)w->m[i].data);
     free(w->q);
     free(w->out);
 }
 
-static Attend question(const World *w, const Case *s, int64_t pos, int64_t n, bool rebuild,
-                       float *out) {
+// rebuild: bit 0 of values, bit 1 of keys.
+static Attend question(const World *w, const Case *s, int64_t pos, int64_t n, int rebuild, float *out) {
     return (Attend){.cache = &w->c, .n_heads = s->n_heads, .n = n, .pos = pos, .window = s->window,
-                    .scale = 1 / sqrtf((float)s->k_width),
-                    .q = w->q + pos * s->n_heads * s->k_width, .expand = s->latent ? &w->m : NULL,
-                    .rebuild = rebuild, .out_width = s->out_width, .out = out};
+                    .scale = 1 / sqrtf((float)(s->k_width + s->made)),
+                    .q = w->q + pos * s->n_heads * (s->k_width + s->made),
+                    .q_width = s->k_width + s->made, .keys = {&w->m[0], (rebuild & 2) > 0},
+                    .values = {&w->m[1], rebuild & 1}, .out_width = s->out_width, .out = out};
+}
+
+static bool applies(const Case *s, int rebuild) {
+    return (s->latent || !(rebuild & 1)) && (s->made || !(rebuild & 2));
 }
 
 static int scratch_for(AttendScratch *m, const Case *s, int64_t n) {
     Err e;
-    CHECK(attend_scratch(m, n, s->n_heads, s->n_kv, s->k_width, s->v_width, s->out_width, &e) == 0,
+    CHECK(attend_scratch(m, n, s->n_heads, s->n_kv, s->k_width + s->made, s->z_width, s->v_width,
+                         s->out_width, &e) == 0,
           "%s", e.msg);
     return PASS;
 }
@@ -83,10 +101,10 @@ static int scratch_for(AttendScratch *m, const Case *s, int64_t n) {
 static int near(const Case *s, const Attend *a, const float *want, double allowed) {
     for (int64_t i = 0; i < a->n * s->n_heads * s->out_width; i++)
         CHECK(fabs((double)a->out[i] - want[i]) <= allowed, "%s %s heads %lld/%lld latent %d "
-              "rebuild %d pos %lld n %lld window %lld item %lld: %.9g, expected %.9g",
+              "rebuild %d%d pos %lld n %lld window %lld item %lld: %.9g, expected %.9g",
               kernels_isa(), type_info(a->cache->type)->name, (long long)s->n_heads,
-              (long long)s->n_kv, s->latent, a->rebuild, (long long)a->pos, (long long)a->n,
-              (long long)a->window, (long long)i, a->out[i], want[i]);
+              (long long)s->n_kv, s->latent, a->keys.rebuild, a->values.rebuild, (long long)a->pos,
+              (long long)a->n, (long long)a->window, (long long)i, a->out[i], want[i]);
     return PASS;
 }
 
@@ -97,23 +115,24 @@ static int check(const Case *s, int64_t positions) {
                                {positions - 7, 7}};
     int result = PASS;
     for (int t = 0; t < COUNT(types) && result == PASS; t++) {
-        if (types[t] == T_Q8_0 && (s->k_width % 32 || s->v_width % 32)) continue;
+        if (types[t] == T_Q8_0 && (s->k_width % 32 || s->v_width % 32 || s->z_width % 32)) continue;
         World w;
         if (make(&w, s, types[t], positions) != PASS) return FAIL;
         float *want = floats(positions * s->n_heads * s->out_width);
-        Attend all = question(&w, s, 0, positions, false, want);
+        Attend all = question(&w, s, 0, positions, 0, want);
         attend_naive(&all);
         AttendScratch m;
         if (scratch_for(&m, s, positions) != PASS) return FAIL;
         for (int v = 0; v < COUNT(isas); v++) {
             if (kernels_select(isas[v]) != 0) continue;
             for (int k = 0; k < COUNT(span); k++)
-                for (int rebuild = 0; rebuild <= s->latent && result == PASS; rebuild++) {
+                for (int rebuild = 0; rebuild < 4 && result == PASS; rebuild++) {
                     const int64_t pos = span[k][0], n = span[k][1];
-                    if (pos < 0 || pos + n > positions) continue;
+                    if (pos < 0 || pos + n > positions || !applies(s, rebuild)) continue;
                     Attend a = question(&w, s, pos, n, rebuild, w.out);
                     attend(&a, &m);
-                    const double size = s->latent ? (double)s->v_width : 1;
+                    const double size = (s->latent ? (double)s->v_width : 1)
+                                      + (double)(s->made ? s->z_width * s->made : 0) / 8;
                     result = near(s, &a, want + pos * s->n_heads * s->out_width, 3e-6 * size);
                 }
         }
@@ -126,15 +145,15 @@ static int check(const Case *s, int64_t positions) {
 }
 
 static int multi_head(void) {
-    const Case s[] = {{3, 3, 64, 64, 64, 0, false, 0}, {2, 2, 7, 13, 13, 0, false, 0},
-                      {4, 4, 1, 1, 1, 0, false, 0}, {2, 2, 80, 96, 96, 0, false, 0}};
+    const Case s[] = {{3, 3, 64, 64, 64, 0, false, 0, {0}}, {2, 2, 7, 13, 13, 0, false, 0, {0}},
+                      {4, 4, 1, 1, 1, 0, false, 0, {0}}, {2, 2, 80, 96, 96, 0, false, 0, {0}}};
     for (int i = 0; i < COUNT(s); i++) if (check(s + i, 330) != PASS) return FAIL;
     return PASS;
 }
 
 static int grouped(void) {
-    const Case s[] = {{9, 3, 64, 64, 64, 0, false, 0}, {8, 1, 32, 32, 32, 0, false, 0},
-                      {71, 1, 16, 5, 5, 0, false, 0}};
+    const Case s[] = {{9, 3, 64, 64, 64, 0, false, 0, {0}}, {8, 1, 32, 32, 32, 0, false, 0, {0}},
+                      {71, 1, 16, 5, 5, 0, false, 0, {0}}};
     for (int i = 0; i < COUNT(s); i++) if (check(s + i, 330) != PASS) return FAIL;
     return PASS;
 }
@@ -142,24 +161,37 @@ static int grouped(void) {
 static int windows(void) {
     const int64_t window[] = {1, 31, 64, 65, 200};
     for (int i = 0; i < COUNT(window); i++) {
-        const Case s = {6, 2, 32, 32, 32, window[i], false, 0};
+        const Case s = {6, 2, 32, 32, 32, window[i], false, 0, {0}};
         if (check(&s, 400) != PASS) return FAIL;
     }
     return PASS;
 }
 
 static int latent(void) {
-    const Case s[] = {{9, 3, 64, 96, 64, 0, true, T_F32}, {4, 4, 32, 160, 32, 100, true, T_F16},
-                      {6, 2, 8, 33, 7, 0, true, T_BF16}, {4, 2, 32, 64, 48, 0, true, T_Q8_0},
-                      {2, 1, 32, 64, 16, 0, true, T_Q4_0}};
+    const Case s[] = {{9, 3, 64, 96, 64, 0, true, T_F32, {0}}, {4, 4, 32, 160, 32, 100, true, T_F16, {0}},
+                      {6, 2, 8, 33, 7, 0, true, T_BF16, {0}}, {4, 2, 32, 64, 48, 0, true, T_Q8_0, {0}},
+                      {2, 1, 32, 64, 16, 0, true, T_Q4_0, {0}}};
+    for (int i = 0; i < COUNT(s); i++) if (check(s + i, 330) != PASS) return FAIL;
+    return PASS;
+}
+
+// No number of a key rotated, some, and some whose latents are their own beside V as it is.
+static int latent_keys(void) {
+    const Case s[] = {{6, 6, 0, 96, 32, 0, true, T_F32, {96, 32, true}},
+                      {6, 2, 32, 64, 48, 100, true, T_F16, {64, 40, true}},
+                      {4, 4, 5, 33, 7, 0, true, T_F32, {33, 11, true}},
+                      {8, 1, 0, 32, 32, 0, false, T_Q8_0, {64, 48, false}},
+                      {4, 2, 32, 64, 48, 70, true, T_Q4_0, {96, 20, false}},
+                      {3, 3, 16, 7, 7, 0, false, T_BF16, {21, 9, false}}};
     for (int i = 0; i < COUNT(s); i++) if (check(s + i, 330) != PASS) return FAIL;
     return PASS;
 }
 
 // Without a mask each query sees what the last one would.
 static int everything_seen(void) {
-    const Case s[] = {{6, 2, 32, 32, 32, 0, false, 0}, {3, 3, 7, 5, 5, 9, false, 0},
-                      {4, 2, 8, 33, 7, 0, true, T_F32}};
+    const Case s[] = {{6, 2, 32, 32, 32, 0, false, 0, {0}}, {3, 3, 7, 5, 5, 9, false, 0, {0}},
+                      {4, 2, 8, 33, 7, 0, true, T_F32, {0}},
+                      {6, 3, 0, 64, 32, 9, true, T_F32, {64, 32, true}}};
     const int64_t counts[] = {1, 2, 63, 64, 65, 257, 300};
     for (int i = 0; i < COUNT(s) * COUNT(counts); i++) {
         const Case *c = &s[i % COUNT(s)];
@@ -169,20 +201,21 @@ static int everything_seen(void) {
         if (make(&w, c, T_F32, n) != PASS || scratch_for(&m, c, n) != PASS) return FAIL;
         float *want = floats(n * row), *naive = floats(n * row);
         for (int64_t k = 0; k < n; k++) {
-            Attend one = question(&w, c, 0, 1, false, want + k * row);
+            Attend one = question(&w, c, 0, 1, 0, want + k * row);
             one.pos = n - 1;
-            one.q = w.q + k * c->n_heads * c->k_width;
+            one.q = w.q + k * c->n_heads * one.q_width;
             one.window = 0;
             attend_naive(&one);
         }
-        Attend all = question(&w, c, 0, n, false, naive);
+        Attend all = question(&w, c, 0, n, 0, naive);
         all.all = true;
         attend_naive(&all);
         if (near(c, &all, want, 0) != PASS) return FAIL;
         for (int v = 0; v < COUNT(isas); v++)
-            for (int rebuild = 0; rebuild <= c->latent && kernels_select(isas[v]) == 0; rebuild++) {
+            for (int rebuild = 0; rebuild < 4 && kernels_select(isas[v]) == 0; rebuild++) {
+                if (!applies(c, rebuild)) continue;
                 all.out = w.out;
-                all.rebuild = rebuild;
+                all.keys.rebuild = (rebuild & 2) > 0, all.values.rebuild = rebuild & 1;
                 attend(&all, &m);
                 if (near(c, &all, want, c->latent ? 1e-4 : 3e-6) != PASS) return FAIL;
             }
@@ -196,19 +229,19 @@ static int everything_seen(void) {
 }
 
 static int far_positions(void) {      // beyond the last segment's beginning
-    const Case s = {2, 1, 8, 8, 8, 0, false, 0};
+    const Case s = {2, 1, 8, 8, 8, 0, false, 0, {0}};
     const int64_t n = 64 * 256 + 300;
     World w;
     if (make(&w, &s, T_F16, n) != PASS) return FAIL;
     AttendScratch m;
     if (scratch_for(&m, &s, 4) != PASS) return FAIL;
     float *want = floats(4 * 2 * 8);
-    Attend a = question(&w, &s, n - 4, 4, false, want);
+    Attend a = question(&w, &s, n - 4, 4, 0, want);
     attend_naive(&a);
     a.out = w.out;
     attend(&a, &m);
     int result = near(&s, &a, want, 3e-6);
-    Attend one = question(&w, &s, n - 1, 1, false, w.out);
+    Attend one = question(&w, &s, n - 1, 1, 0, w.out);
     attend(&one, &m);
     if (result == PASS) result = near(&s, &one, want + 3 * 16, 3e-6);
     attend_scratch_free(&m);
@@ -226,8 +259,9 @@ static int same(const float *a, const float *b, int64_t n, const char *what, int
 
 // The bits of a query's result do not depend on threads nor on the other queries.
 static int bits(void) {
-    const Case cases[] = {{9, 3, 64, 64, 64, 0, false, 0}, {6, 2, 32, 32, 32, 90, false, 0},
-                          {9, 3, 32, 96, 64, 0, true, T_F16}};
+    const Case cases[] = {{9, 3, 64, 64, 64, 0, false, 0, {0}}, {6, 2, 32, 32, 32, 90, false, 0, {0}},
+                          {9, 3, 32, 96, 64, 0, true, T_F16, {0}},
+                          {6, 6, 32, 64, 32, 0, true, T_F32, {64, 32, true}}};
     enum { POSITIONS = 330 };
     const int before = threads_get();
     int result = PASS;
@@ -240,8 +274,8 @@ static int bits(void) {
             float *first = floats(POSITIONS * item), *lone = floats(item);
             for (int v = 0; v < COUNT(isas); v++) {
                 if (kernels_select(isas[v]) != 0) continue;
-                for (int rebuild = 0; rebuild <= s->latent; rebuild++)
-                    for (int threads = 1; threads <= 3; threads++) {
+                for (int rebuild = 0; rebuild < 4; rebuild++)
+                    for (int threads = 1; threads <= 3 && applies(s, rebuild); threads++) {
                         threads_set(threads);
                         AttendScratch m;
                         if (scratch_for(&m, s, POSITIONS) != PASS) return FAIL;
@@ -270,7 +304,7 @@ static int bits(void) {
 
 // Scores far apart: the running maximum must not overflow, whichever block holds the largest.
 static int steep_scores(void) {
-    const Case s = {2, 1, 4, 4, 4, 0, false, 0};
+    const Case s = {2, 1, 4, 4, 4, 0, false, 0, {0}};
     enum { N = 300 };
     World w;
     if (make(&w, &s, T_F32, N) != PASS) return FAIL;
@@ -281,7 +315,7 @@ static int steep_scores(void) {
     int result = PASS;
     for (int v = 0; v < COUNT(isas) && result == PASS; v++) {
         if (kernels_select(isas[v]) != 0) continue;
-        Attend a = question(&w, &s, 0, N, false, want);
+        Attend a = question(&w, &s, 0, N, 0, want);
         attend_naive(&a);
         a.out = w.out;
         attend(&a, &m);
@@ -295,32 +329,40 @@ static int steep_scores(void) {
 }
 
 static int sizes(void) {
-    size_t k = 1, v = 1;
+    size_t b[3] = {1, 1, 1}, total = 0;
     Cache c = {.type = T_Q8_0, .capacity = 10, .n_kv = 3, .k_width = 64, .v_width = 96};
-    CHECK(cache_size(&c, &k, &v) && k == 10 * 3 * 68 && v == 10 * 3 * 102, "%zu %zu", k, v);
+    CHECK(cache_size(&c, b) && b[0] == 10 * 3 * 68 && b[1] == 10 * 3 * 102 && b[2] == 0, "%zu %zu %zu",
+          b[0], b[1], b[2]);
     c.latent = true;
-    CHECK(cache_size(&c, &k, &v) && v == 10 * 102, "%zu", v);
-    c.v_width = 95;
-    CHECK(!cache_size(&c, &k, &v), "95 is no multiple of 32");
-    c.type = T_F16;
-    CHECK(cache_size(&c, &k, &v) && k == 10 * 3 * 128 && v == 10 * 190, "%zu %zu", k, v);
-    c.capacity = INT64_MAX / 2;
-    CHECK(!cache_size(&c, &k, &v), "an overflow was not seen");
-    c.capacity = -1;
-    CHECK(!cache_size(&c, &k, &v), "a negative capacity was not seen");
-    AttendScratch s;
+    CHECK(cache_size(&c, b) && b[1] == 10 * 102, "%zu", b[1]);
+    c.k_width = 0, c.z_width = 32;
+    CHECK(cache_size(&c, b) && b[0] == 0 && b[2] == 10 * 34, "%zu %zu", b[0], b[2]);
+    c.z_width = 96, c.shared = true;
+    CHECK(cache_size(&c, b) && b[1] == 10 * 102 && b[2] == 0, "%zu %zu", b[1], b[2]);
     Err e;
-    CHECK(attend_scratch(&s, INT64_MAX, 9, 3, 64, 64, 64, &e) == -1, "too many queries");
-    CHECK(attend_scratch(&s, 5, 1 << 30, 3, 1 << 30, 1 << 30, 1 << 30, &e) == -1, "too wide");
-    CHECK(attend_scratch(&s, 5, 0, 3, 64, 64, 64, &e) == -1, "no heads");
+    CHECK(cache_alloc(&c, &total, &e) == 0 && total == 10 * 102, "%zu", total);
+    cache_free(&c);
+    c.v_width = 95;
+    CHECK(!cache_size(&c, b), "95 is no multiple of 32");
+    CHECK(cache_alloc(&c, &total, &e) == -1 && strstr(e.msg, "95"), "%s", e.msg);
+    c = (Cache){.type = T_F16, .capacity = 10, .n_kv = 3, .k_width = 64, .v_width = 95, .latent = true};
+    CHECK(cache_size(&c, b) && b[0] == 10 * 3 * 128 && b[1] == 10 * 190, "%zu %zu", b[0], b[1]);
+    c.capacity = INT64_MAX / 2;
+    CHECK(!cache_size(&c, b), "an overflow was not seen");
+    c.capacity = -1;
+    CHECK(!cache_size(&c, b), "a negative capacity was not seen");
+    AttendScratch s;
+    CHECK(attend_scratch(&s, INT64_MAX, 9, 3, 64, 0, 64, 64, &e) == -1, "too many queries");
+    CHECK(attend_scratch(&s, 5, 1 << 30, 3, 1 << 30, 0, 1 << 30, 1 << 30, &e) == -1, "too wide");
+    CHECK(attend_scratch(&s, 5, 0, 3, 64, 0, 64, 64, &e) == -1, "no heads");
+    CHECK(attend_scratch(&s, 5, 9, 3, 64, -1, 64, 64, &e) == -1, "negative latents");
     attend_scratch_free(&s);
     return PASS;
 }
 
 static const Test tests[] = {
-    {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows},
-    {"everything_seen", everything_seen},
-    {"latent", latent},
+    {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows}, {"latent", latent},
+    {"latent_keys", latent_keys}, {"everything_seen", everything_seen},
     {"far_positions", far_positions}, {"bits", bits}, {"steep_scores", steep_scores},
     {"sizes", sizes},
 };

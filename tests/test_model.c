@@ -272,26 +272,24 @@ static int attention_equals_its_twin(void) {
         for (int p = P_Q; p <= P_O; p++) a->bias[p] = NULL;
         AttentionWork work;
         CHECK(attention_work(&work, a, sizeof(Layer), 1, N, 256, &e) == 0, "%s", e.msg);
-        Cache cache = {.type = T_F32, .capacity = N, .n_kv = c.n_kv, .k_width = c.hd, .v_width = c.hd};
-        size_t k_bytes, v_bytes;
-        CHECK(cache_size(&cache, &k_bytes, &v_bytes), "size");
-        cache.k = alloc(k_bytes, 1, "k", &e);
-        cache.v = alloc(v_bytes, 1, "v", &e);
+        Cache cache = attention_cache(a, T_F32, N, CACHE_DENSE);
+        size_t bytes = 0;
+        CHECK(cache_alloc(&cache, &bytes, &e) == 0 && bytes == sizeof(float) * (size_t)(2 * N * c.n_kv * c.hd),
+              "%zu bytes", bytes);
         float *x = rig_floats(&r, N * c.d), *q = rig_floats(&r, N * c.h * c.hd), *o = rig_floats(&r, N * c.h * c.hd);
         float *k = rig_floats(&r, N * c.n_kv * c.hd), *v = rig_floats(&r, N * c.n_kv * c.hd);
         float *y = rig_floats(&r, N * c.d), *want = rig_floats(&r, N * c.d);
         uint64_t s = 7;
         for (int64_t j = 0; j < N * c.d; j++) x[j] = rig_normal(&s);
-        attention_qkv(a, &work, false, x, N, q, k, v);
-        cache_store(&cache, 0, N, k, v);
+        attention_qkv(a, &work, &cache, x, N, q, k, v);
+        attention_store(a, &work, &cache, 0, N, k, v);
         attention_mix(a, &work, &cache, q, N, 0, 0, o);
         attention_out(a, &work, o, N, y);
         const float *w[4] = {a->w[0].data, a->w[1].data, a->w[2].data, a->w[3].data};
         attention_dense_twin(&a->shape, w, x, N, want);
         double diff = rig_difference(y, want, N * c.d);
         CHECK(diff < 1e-5, "rig %d: %g", i, diff);
-        free(cache.k);
-        free(cache.v);
+        cache_free(&cache);
         attention_work_free(&work);
         rig_free(&r);
     }
@@ -420,7 +418,8 @@ static int costs_count(void) {
     double params = (double)group_params(&a->shape, 15, 20, 7, 4);
     CHECK(c.bytes == 4 * params, "%g bytes, %g parameters", c.bytes, params);
     CHECK(c.madds == 2 * 48 * 20 + 4 * 4 * 20 * 7 + 4 * 4 * 12 * 7, "%g", c.madds);
-    Cost dense = attention_cache_cost(a, T_F32, false), latent = attention_cache_cost(a, T_F32, true);
+    Cache forms[] = {attention_cache(a, T_F32, 1, CACHE_DENSE), attention_cache(a, T_F32, 1, CACHE_LATENT)};
+    Cost dense = attention_cache_cost(a, &forms[0]), latent = attention_cache_cost(a, &forms[1]);
     CHECK(dense.bytes == 4 * (48 + 4 * 7), "%g", dense.bytes);     // U_head cancels: V is 7 wide
     CHECK(latent.bytes == 4 * (48 + 20), "%g", latent.bytes);
     Parts p = model_params(&r.m);

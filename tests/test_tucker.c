@@ -429,6 +429,338 @@ static int poor_tensors(void) {
     return PASS;
 }
 
+// ---- attention on the factors ------------------------------------------------------------------
+
+// A layer on factors and the dense matrices that they multiply out to: freed by free_layer.
+typedef struct {
+    Attention a;
+    float *w[4], *bias[4], *mixed, *parts[32];
+    int n_parts;
+} Factored;
+
+static float *part(Factored *f, int64_t n) {
+    return f->parts[f->n_parts++] = calloc((size_t)n, sizeof(float));
+}
+
+static float *random_part(Factored *f, int64_t n, double size, uint64_t *state) {
+    float *x = part(f, n);
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(size * uniform(state));
+    return x;
+}
+
+static void free_layer(Factored *f) {
+    for (int i = 0; i < f->n_parts; i++) free(f->parts[i]);
+    free(f->mixed);
+}
+
+static int64_t wide(const AttnShape *s, int p) { return heads_of(s, p) * s->hd; }
+
+// A group of Tucker factors by decomposition of w, which becomes what they multiply out to.
+static int factor(Factored *f, Group *g) {
+    const AttnShape *s = &f->a.shape;
+    int64_t n[4], r[4] = {g->r_embd, g->r_head, g->r_kind, s->n_kv};
+    bool mix = g->r_kind < g->kinds, narrow = g->r_head < s->hd;
+    double *t = tensor_of(s, g->set, f->w, n);
+    Tucker x;
+    CHECK(tucker_hosvd(&x, t, n, r, &err) == 0 && tucker_reconstruct(&x, t, &err) == 0, "%s", err.msg);
+    untensorise(s, g->set, t, f->w);
+    float *embd = part(f, s->d * r[0]), *head = part(f, s->hd * r[1]), *kind = part(f, g->kinds * r[2]);
+    float *core[4] = {0}, *mixed = mix ? part(f, r[2] * s->n_kv * r[1] * r[0]) : NULL;
+    for (int p = 0; p < 4 && !mix; p++)
+        if (g->set & 1 << p) {
+            int64_t rows = heads_of(s, p) * r[1];
+            core[p] = part(f, rows * r[0]);
+            f->a.w[p] = p == P_O ? (Mat){core[p], r[0], rows, T_F32} : (Mat){core[p], rows, r[0], T_F32};
+        }
+    tucker_pack(&x, s, g->set, embd, head, kind, mix ? NULL : core, mixed);
+    g->embd = g->set == HAS_O ? (Mat){embd, s->d, r[0], T_F32} : (Mat){embd, r[0], s->d, T_F32};
+    if (narrow) g->head = (Mat){head, s->hd, r[1], T_F32};
+    if (mix) g->kind = (Mat){kind, g->kinds, r[2], T_F32};
+    if (mix) g->core = (Mat){mixed, r[2] * s->n_kv * r[1], r[0], T_F32};
+    tucker_free(&x);
+    free(t);
+    return PASS;
+}
+
+// A pivoted group, every other input a pivot: random X and cores; w becomes M [I X] or [I X]^T M.
+static void pivot(Factored *f, Group *g, uint64_t *state) {
+    const AttnShape *s = &f->a.shape;
+    int64_t d = s->d, r = g->r_embd;
+    int32_t *index = (int32_t *)part(f, d), *rest = index + r;
+    for (int64_t e = 0, p = 0, q = 0; e < d; e++)
+        if ((e % 2 && p < r) || q == d - r) index[p++] = (int32_t)e; else rest[q++] = (int32_t)e;
+    g->pivot = index, g->rest = rest;
+    bool out = g->set == HAS_O;
+    float *x = random_part(f, r * (d - r), 0.4, state);
+    g->embd = out ? (Mat){x, d - r, r, T_F32} : (Mat){x, r, d - r, T_F32};
+    for (int p = 0; p < 4; p++) {
+        if (!(g->set & 1 << p)) continue;
+        int64_t rows = wide(s, p);
+        float *m = random_part(f, rows * r, 1 / sqrt((double)d), state);
+        f->a.w[p] = out ? (Mat){m, r, rows, T_F32} : (Mat){m, rows, r, T_F32};
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t e = 0; e < d; e++) {
+                double sum = 0;
+                for (int64_t j = 0; j < r; j++) {
+                    double u = index[j] == e;
+                    for (int64_t k = 0; k < d - r; k++)
+                        if (rest[k] == e) u = out ? x[k * r + j] : x[j * (d - r) + k];
+                    sum += u * (out ? m[j * rows + i] : m[i * r + j]);
+                }
+                f->w[p][out ? e * rows + i : i * d + e] = (float)sum;
+            }
+    }
+}
+
+// scheme: "qkv+o", a capital letter first for a pivoted group. Ranks of 0 are full; r_embd is cut to d.
+static int new_layer(Factored *f, const AttnShape *s, const char *scheme, const int64_t rank[3],
+                     int64_t pass, bool biases, uint64_t seed) {
+    *f = (Factored){.a = {.shape = *s, .pass = pass, .group_of = {-1, -1, -1, -1}}};
+    for (int p = 0; p < 4; p++) {
+        f->w[p] = random_part(f, size_of(s, p), 1.7 / sqrt((double)s->d), &seed);
+        if (biases) f->bias[p] = random_part(f, p == P_O ? s->d : wide(s, p), 1, &seed);
+        f->a.bias[p] = f->bias[p];
+    }
+    for (const char *c = scheme; *c;) {
+        Group *g = &f->a.groups[f->a.n_groups];
+        bool pivoted = strchr("QKVO", *c) != NULL;
+        for (; *c && *c != '+'; c++) {
+            int p = (int)(strchr("qkvoQKVO", *c) - "qkvoQKVO") % 4;
+            g->set |= 1 << p;
+            f->a.group_of[p] = f->a.n_groups;
+        }
+        if (*c == '+') c++;
+        f->a.n_groups++;
+        g->kinds = group_kinds(g->set, s->h / s->n_kv);
+        g->r_embd = rank[0] ? rank[0] : s->d;
+        if (pivoted && g->r_embd == s->d) g->r_embd--;
+        g->r_head = rank[1] && !pivoted ? rank[1] : s->hd;
+        g->r_kind = rank[2] && rank[2] < g->kinds && !pivoted ? rank[2] : g->kinds;
+        if (pivoted) pivot(f, g, &seed);
+        else if (factor(f, g) == FAIL) return FAIL;
+    }
+    for (int p = 0; p < 4; p++)
+        if (f->a.group_of[p] < 0)
+            f->a.w[p] = p == P_O ? (Mat){f->w[p], s->d, wide(s, p), T_F32}
+                                 : (Mat){f->w[p], wide(s, p), s->d, T_F32};
+    CHECK(attention_expand(&f->a, &f->mixed, &err) == 0, "%s", err.msg);
+    return PASS;
+}
+
+// Pairs (2 i, 2 i + 1) of the first `rotated` numbers of each head turn with the position.
+static void turn(float *x, int64_t heads, int64_t hd, int64_t rotated, int64_t position) {
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t i = 0; i < rotated; i += 2) {
+            float *p = x + h * hd + i, a = p[0], b = p[1];
+            double angle = (double)position * pow(0.3, (double)i + 1);
+            p[0] = (float)(a * cos(angle) - b * sin(angle));
+            p[1] = (float)(a * sin(angle) + b * cos(angle));
+        }
+}
+
+// The definition, with biases, positions and windows: W x + b, softmax over what is seen.
+static void twin(const Factored *f, const float *x, int64_t n, int64_t window, float *y) {
+    const AttnShape *s = &f->a.shape;
+    int64_t d = s->d, hd = s->hd, m = s->h / s->n_kv;
+    float *q[3];
+    for (int p = P_Q; p <= P_V; p++) {
+        int64_t rows = wide(s, p);
+        q[p] = calloc((size_t)(n * rows), sizeof(float));
+        for (int64_t i = 0; i < n * rows; i++) {
+            double sum = f->bias[p] ? f->bias[p][i % rows] : 0;
+            for (int64_t e = 0; e < d; e++) sum += (double)f->w[p][i % rows * d + e] * x[i / rows * d + e];
+            q[p][i] = (float)sum;
+        }
+        for (int64_t t = 0; t < n && p != P_V; t++)
+            turn(q[p] + t * rows, heads_of(s, p), hd, hd - f->a.pass, t);
+    }
+    double *o = numbers(s->h * hd), *a = numbers(n);
+    for (int64_t t = 0; t < n; t++) {
+        int64_t from = window > 0 && t >= window ? t - window + 1 : 0, to = window == SEE_ALL ? n : t + 1;
+        for (int64_t h = 0; h < s->h; h++) {
+            double sum = 0;
+            for (int64_t u = from; u < to; u++) {
+                double score = 0;
+                for (int64_t c = 0; c < hd; c++)
+                    score += (double)q[P_Q][(t * s->h + h) * hd + c] * q[P_K][(u * s->n_kv + h / m) * hd + c];
+                sum += a[u] = exp(score / sqrt((double)hd));
+            }
+            for (int64_t c = 0; c < hd; c++) {
+                o[h * hd + c] = 0;
+                for (int64_t u = from; u < to; u++)
+                    o[h * hd + c] += a[u] / sum * q[P_V][(u * s->n_kv + h / m) * hd + c];
+            }
+        }
+        for (int64_t e = 0; e < d; e++) {
+            double sum = f->bias[P_O] ? f->bias[P_O][e] : 0;
+            for (int64_t c = 0; c < s->h * hd; c++) sum += f->w[P_O][e * s->h * hd + c] * o[c];
+            y[t * d + e] = (float)sum;
+        }
+    }
+    for (int p = P_Q; p <= P_V; p++) free(q[p]);
+    free(o), free(a);
+}
+
+// The same on the factors: `first` tokens together, then one by one.
+static int run_layer(const Factored *f, int type, CacheForm form, const float *x, int64_t n,
+                     int64_t first, int64_t window, float *y) {
+    const Attention *a = &f->a;
+    const AttnShape *s = &a->shape;
+    AttentionWork w;
+    Cache c = attention_cache(a, type, n, form);
+    size_t bytes = 0;
+    CHECK(cache_alloc(&c, &bytes, &err) == 0, "%s", err.msg);
+    CHECK(attention_work(&w, a, sizeof *a, 1, n, s->d, &err) == 0, "%s", err.msg);
+    Cost cost = attention_cache_cost(a, &c);
+    CHECK((double)bytes == cost.bytes * (double)n, "%zu bytes, %g a position", bytes, cost.bytes);
+    float *q = hollow(n * s->h * s->hd), *o = hollow(n * s->h * s->hd);
+    float *k = hollow(n * s->n_kv * s->hd), *v = hollow(n * s->n_kv * s->hd);
+    for (int64_t t = 0, now = first; t < n; t += now, now = 1) {
+        attention_qkv(a, &w, &c, x + t * s->d, now, q, k, v);
+        for (int64_t i = 0; i < now && a->pass < s->hd; i++) {
+            turn(q + i * wide(s, P_Q), s->h, s->hd, s->hd - a->pass, t + i);
+            turn(k + i * wide(s, P_K), s->n_kv, s->hd, s->hd - a->pass, t + i);
+        }
+        attention_store(a, &w, &c, t, now, k, v);
+        attention_mix(a, &w, &c, q, now, t, window, o);
+        attention_out(a, &w, o, now, y + t * s->d);
+    }
+    free(q), free(k), free(v), free(o);
+    cache_free(&c);
+    attention_work_free(&w);
+    return PASS;
+}
+
+static const char *name_of(const Factored *f, const char *scheme, CacheForm form, int64_t first) {
+    static char name[160];
+    snprintf(name, sizeof name, "%d/%d heads, %s, ranks %d,%d,%d, pass %d, biases %d, form %d, first %d",
+             (int)f->a.shape.h, (int)f->a.shape.n_kv, scheme, (int)f->a.groups[0].r_embd,
+             (int)f->a.groups[0].r_head, (int)f->a.groups[0].r_kind, (int)f->a.pass, f->bias[0] != NULL,
+             (int)form, (int)first);
+    return name;
+}
+
+static double apart(const float *a, const float *b, int64_t n) {
+    double most = 0;
+    for (int64_t i = 0; i < n; i++) most = fmax(most, isnan(a[i]) ? INFINITY : fabs((double)a[i] - b[i]));
+    return most;
+}
+
+static const char *const schemes[] = {"qkvo", "qkv+o", "qk+v+o", "q+k+v+o", "q+kv+o", "qo+kv", "kv",
+                                      "k", "v", "qv+ko", "QK+v", "qo+KV", "Q+K+V+O", "QKV+O", ""};
+
+// Every scheme and form of cache, ranks full and cut, rotated wholly, in part and not at all, with
+// and without biases: all at once, as a prompt and what follows, and token by token.
+static int factored_attention(void) {
+    static const int64_t ranks[][3] = {{0}, {9, 0, 0}, {0, 3, 0}, {8, 4, 2}, {11, 0, 3}};
+    enum { N = 21 };
+    for (int i = 0; i < COUNT(shapes) * COUNT(schemes) * COUNT(ranks) * 6; i++) {
+        const AttnShape *s = &shapes[i % COUNT(shapes)];
+        int rest = i / COUNT(shapes), turned = i / COUNT(shapes) / COUNT(schemes) / COUNT(ranks);
+        const char *scheme = schemes[rest % COUNT(schemes)];
+        const int64_t *rank = ranks[rest / COUNT(schemes) % COUNT(ranks)];
+        const int64_t passes[] = {s->hd, s->hd - 2, s->hd % 2};
+        Factored f;
+        if (new_layer(&f, s, scheme, rank, passes[turned % 3], turned / 3, (uint64_t)i) == FAIL) return FAIL;
+        uint64_t seed = 5;
+        float *x = random_part(&f, N * s->d, 1.7, &seed), *want = part(&f, N * s->d), *y = part(&f, N * s->d);
+        int64_t window = i % 4 == 0 ? 6 : 0;
+        twin(&f, x, N, window, want);
+        if (window == 0 && turned == 0) {                       // the chapter's own definition agrees
+            attention_dense_twin(s, (const float *const *)f.w, x, N, y);
+            CHECK(apart(y, want, N * s->d) < 1e-5, "twins: %g", apart(y, want, N * s->d));
+        }
+        static const int64_t firsts[] = {N, 14, 1};
+        for (int form = CACHE_AUTO; form <= CACHE_LATENT; form++)
+            for (int k = 0; k < COUNT(firsts); k++) {
+                if (run_layer(&f, T_F32, form, x, N, firsts[k], window, y) == FAIL) return FAIL;
+                CHECK(apart(y, want, N * s->d) < 3e-5, "%s: %g", name_of(&f, scheme, form, firsts[k]),
+                      apart(y, want, N * s->d));
+            }
+        twin(&f, x, N, SEE_ALL, want);
+        for (int form = CACHE_AUTO; form <= CACHE_LATENT; form++) {
+            if (run_layer(&f, T_F32, form, x, N, N, SEE_ALL, y) == FAIL) return FAIL;
+            CHECK(apart(y, want, N * s->d) < 3e-5, "all: %s: %g", name_of(&f, scheme, form, N),
+                  apart(y, want, N * s->d));
+        }
+        free_layer(&f);
+    }
+    return PASS;
+}
+
+// Widths in blocks, beyond a segment of the cache: every type of it, any number of threads to the bit.
+static int factored_caches(void) {
+    static const AttnShape long_shapes[] = {{.d = 96, .h = 3, .n_kv = 3, .hd = 64},
+                                            {.d = 64, .h = 4, .n_kv = 2, .hd = 64}};
+    static const char *const some[] = {"qkvo", "q+kv+o", "qk+v+o", "QKV+o"};
+    static const int64_t ranks[][3] = {{0}, {32, 0, 0}, {32, 32, 3}};
+    static const int types[] = {T_F32, T_F16, T_Q8_0};
+    static const double allowed[] = {3e-5, 3e-3, 0.05};
+    enum { N = 300 };
+    int before = threads_get();
+    for (int i = 0; i < 2 * COUNT(some) * COUNT(ranks) * 2; i++) {
+        const AttnShape *s = &long_shapes[i % 2];
+        const char *scheme = some[i / 2 % COUNT(some)];
+        Factored f;
+        if (new_layer(&f, s, scheme, ranks[i / 2 / COUNT(some) % COUNT(ranks)],
+                      i / 2 / COUNT(some) / COUNT(ranks) ? 32 : 64, true, (uint64_t)i) == FAIL)
+            return FAIL;
+        if (f.a.groups[0].r_embd % 32) { free_layer(&f); continue; }         // pivoted, of full rank
+        uint64_t seed = 6;
+        float *x = random_part(&f, N * s->d, 1.2, &seed), *want = part(&f, N * s->d);
+        float *y = part(&f, N * s->d), *again = part(&f, N * s->d);
+        twin(&f, x, N, 0, want);
+        for (int t = 0; t < COUNT(types); t++)
+            for (int first = 200; first <= N; first += N - 200)
+                for (int threads = 1; threads <= 3; threads++) {
+                    threads_set(threads);
+                    float *out = threads == 1 ? y : again;
+                    if (run_layer(&f, types[t], CACHE_LATENT, x, N, first, 0, out) == FAIL) return FAIL;
+                    CHECK(apart(y, want, N * s->d) < allowed[t], "type %d: %s: %g", types[t],
+                          name_of(&f, scheme, CACHE_LATENT, first), apart(y, want, N * s->d));
+                    CHECK(out == y || !memcmp(y, again, (size_t)(N * s->d) * sizeof *y),
+                          "type %d: %s: %d threads: %g", types[t], name_of(&f, scheme, CACHE_LATENT, first),
+                          threads, apart(y, again, N * s->d));
+                }
+        free_layer(&f);
+    }
+    threads_set(before);
+    return PASS;
+}
+
+// What each form holds, in numbers a position; auto takes the cheapest, never one that cannot be.
+static int cache_forms(void) {
+    const AttnShape *s = &(AttnShape){.d = 96, .h = 6, .n_kv = 3, .hd = 32};
+    static const struct { const char *scheme; int64_t r_embd, r_head, pass; int dense, latent; } cases[] = {
+        {"qkvo", 64, 0, 32, 6 * 32, 64},             // one z is all
+        {"qkvo", 64, 0, 24, 6 * 32, 3 * 8 + 64},     // and the rotated numbers beside it
+        {"qkvo", 64, 0, 0, 6 * 32, 3 * 32 + 64},     // K as it is, V latent
+        {"qkvo", 64, 16, 32, 6 * 16, 64},            // U_head cancels in both
+        {"qkvo", 64, 16, 0, 3 * 32 + 3 * 16, 3 * 32 + 64},
+        {"qk+v+o", 40, 16, 32, 3 * 16 + 3 * 32, 80},
+        {"kv", 40, 0, 32, 6 * 32, 40}, {"k", 40, 0, 32, 6 * 32, 40 + 3 * 32},
+        {"v", 40, 0, 32, 6 * 32, 40 + 3 * 32}, {"qo", 40, 0, 32, 6 * 32, 6 * 32},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        Factored f;
+        int64_t rank[3] = {cases[i].r_embd, cases[i].r_head, 0};
+        if (new_layer(&f, s, cases[i].scheme, rank, cases[i].pass, false, 3) == FAIL) return FAIL;
+        double bytes[3];
+        for (int form = CACHE_AUTO; form <= CACHE_LATENT; form++) {
+            Cache c = attention_cache(&f.a, T_F32, 1, form);
+            bytes[form] = attention_cache_cost(&f.a, &c).bytes;
+        }
+        CHECK(bytes[CACHE_DENSE] == 4 * cases[i].dense && bytes[CACHE_LATENT] == 4 * cases[i].latent,
+              "%s %d: %g dense, %g latent", cases[i].scheme, i, bytes[CACHE_DENSE], bytes[CACHE_LATENT]);
+        CHECK(bytes[CACHE_AUTO] <= bytes[CACHE_DENSE], "%s %d: auto %g", cases[i].scheme, i, bytes[CACHE_AUTO]);
+        Cache q8 = attention_cache(&f.a, T_Q8_0, 1, CACHE_AUTO);
+        size_t size[3];
+        CHECK(cases[i].r_head || cache_size(&q8, size), "%s %d: blocks", cases[i].scheme, i);
+        free_layer(&f);
+    }
+    return PASS;
+}
+
 static const Test tests[] = {
     {"mode products are their sums", mode_products},
     {"Gram matrices", gram_matrices},
@@ -440,6 +772,9 @@ static const Test tests[] = {
     {"full rank is exact for every set", full_rank_is_exact},
     {"packed parts multiply back, for every set", packed_parts},
     {"zero, equal and dead heads", poor_tensors},
+    {"factored attention equals its dense twin", factored_attention},
+    {"factored attention over types of cache and threads", factored_caches},
+    {"what the forms of a cache hold", cache_forms},
 };
 
 int main(int argc, char **argv) { return run_tests("tucker", tests, COUNT(tests), argc, argv); }

@@ -107,10 +107,12 @@ static int fill(Session *s, Trial *t, const Bench *b, Err *e) {
     for (int64_t l = 0; l < s->model->config.n_layers && t->computed < t->depth; l++) {
         Cache *c = &s->cache[l];
         const int64_t k = c->n_kv * c->k_width, v = (c->latent ? 1 : c->n_kv) * c->v_width;
-        float *row = alloc((size_t)(k + v), sizeof *row, "a row of the cache", e);
+        const int64_t all = k + v + c->z_width;
+        float *row = alloc((size_t)all, sizeof *row, "a row of the cache", e);
         if (!row) return -1;
-        for (int64_t i = 0; i < k + v; i++) row[i] = random_f32(&seed) - 0.5f;
-        for (int64_t at = s->pos; at < t->depth; at++) cache_store(c, at, 1, row, row + k);
+        for (int64_t i = 0; i < all; i++) row[i] = random_f32(&seed) - 0.5f;
+        for (int64_t at = s->pos; at < t->depth; at++)
+            cache_store(c, at, 1, row, c->k_width, row + k, row + k + v);
         free(row);
     }
     s->pos = t->depth;
@@ -130,7 +132,8 @@ static double prompt_madds(const Model *m, int64_t n) {
     double weights = model_params(m).ffn, position = 0;
     for (int64_t l = 0; l < c->n_layers; l++) {
         weights += attention_cost(&m->layer[l].attn).madds;
-        position += attention_cache_cost(&m->layer[l].attn, T_F32, false).madds;
+        const Cache cache = attention_cache(&m->layer[l].attn, T_F32, 1, CACHE_DENSE);
+        position += attention_cache_cost(&m->layer[l].attn, &cache).madds;
     }
     return weights * (double)n + position * seen(0, n, c->window) + (double)c->vocab * (double)c->d;
 }

@@ -111,16 +111,20 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
 
     // The cache, summed over the layers; the dense form beside the one that auto chooses.
     double dense = 0, chosen = 0;
-    int latents = 0;
+    int latent[2] = {0};                       // layers whose K, whose V is
     for (int64_t i = 0; i < c->n_layers; i++) {
         const Attention *a = &m->layer[i].attn;
-        bool latent = attention_latent_pays(a, kv_type);
-        dense += attention_cache_cost(a, kv_type, false).bytes;
-        chosen += attention_cache_cost(a, kv_type, latent).bytes;
-        latents += latent;
+        Cache plain = attention_cache(a, kv_type, 1, CACHE_DENSE);
+        Cache best = attention_cache(a, kv_type, 1, CACHE_AUTO);
+        dense += attention_cache_cost(a, &plain).bytes;
+        chosen += attention_cache_cost(a, &best).bytes;
+        latent[0] += best.z_width > 0;
+        latent[1] += best.latent;
     }
     printf("\ncache          %.0f bytes a position in %s", chosen, type_info(kv_type)->name);
-    if (latents) printf(" (%.0f dense; V as the latent in %d layers)", dense, latents);
+    if (latent[0] || latent[1])
+        printf(" (%.0f dense; of %lld layers K as latents in %d, V in %d)", dense, (long long)c->n_layers,
+               latent[0], latent[1]);
     printf("\n");
     return 0;
 }
