@@ -1,0 +1,105 @@
+"""Benchmark items by Hugging Face transformers in f32, by LASER's protocol, to compare with ./run --eval item by item.
+
+usage: oracle_tasks.py MODEL.gguf ITEMS.jsonl OURS.jsonl [LIMIT]       OURS: what ./run --eval-out wrote
+needs: pip install torch==2.15.0 transformers==5.23.0 gguf==0.19.0 accelerate
+Prints each item that is judged differently, both accuracies and losses, and the largest difference of an item's loss.
+For a difference in text: the step where they part, and by how much transformers prefers its token to ours there.
+"""
+import json, os, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+path, items_file, ours_file = sys.argv[1:4]
+limit = int(sys.argv[4]) if len(sys.argv) > 4 else None
+folder, name = os.path.split(os.path.abspath(path))
+tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
+with open(items_file, encoding="utf-8") as f:
+    items = [json.loads(line) for line in f if line.strip()][:limit]
+with open(ours_file, encoding="utf-8") as f:
+    ours = [json.loads(line) for line in f][:len(items)]
+assert len(ours) == len(items)
+
+
+def fold(text):
+    return text.strip().lower()
+
+
+def decode(ids, skip=False):
+    return tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+
+
+def log_p(ids):
+    return torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=1)
+
+
+def answer_length(ids, answer):
+    for k in range(1, len(ids) + 1):
+        if decode(ids[-k:]).strip() == answer.strip():
+            return k
+    raise AssertionError(answer)
+
+
+def loss_of(ids, n):
+    """Sum of -log p of the last n ids."""
+    rows = log_p(ids)
+    return -sum(rows[i - 1, ids[i]].item() for i in range(len(ids) - n, len(ids)))
+
+
+def answer(item):
+    prompt, whole = tokenizer(item["prompt"]).input_ids, tokenizer(item["prompt"] + " " + item["answer"]).input_ids
+    n = answer_length(whole, item["answer"])
+    out = model.generate(torch.tensor([prompt]), max_new_tokens=item.get("new_tokens", 10), min_new_tokens=1,
+                         do_sample=False, pad_token_id=tokenizer.eos_token_id)[0].tolist()
+    right = fold(item["answer"]) in fold(decode(out, skip=True))
+    return right, loss_of(whole, n) / n, prompt, out
+
+
+def choices(item):
+    prompt = tokenizer(item["prompt"]).input_ids
+    if item.get("next_token"):
+        tokens = [tokenizer(" " + c, add_special_tokens=False).input_ids[0] for c in item["choices"]]
+        scores = log_p(prompt)[-1, tokens].tolist()
+        loss = -scores[item["gold"]]
+    else:
+        wholes = [tokenizer(item["prompt"] + " " + c).input_ids for c in item["choices"]]
+        scores = [-loss_of(w, len(w) - len(prompt)) for w in wholes]
+        loss = -scores[item["gold"]] / (len(wholes[item["gold"]]) - len(prompt))
+    return scores.index(max(scores)) == item["gold"], loss, scores
+
+
+def part(prompt, out, our_text):
+    """Where the texts part: the step, both tokens, and the gap between their log probabilities."""
+    for i in range(len(prompt), len(out)):
+        if not our_text.startswith(decode(out[len(prompt):i + 1], skip=True)):
+            row = log_p(out[:i])[-1]
+            rest = our_text[len(decode(out[len(prompt):i], skip=True)):]
+            top = row.topk(5)
+            near = ", ".join(f"{decode([t])!r} {p:.5f}" for p, t in zip(top.values.tolist(), top.indices.tolist()))
+            return f"at step {i - len(prompt)}, ours goes on {rest!r}; theirs: {near}"
+    return "nowhere but in its end"
+
+
+count, theirs, losses, worst, texts = [0, 0], [0, 0], [0.0, 0.0], (0, 0), 0
+with torch.no_grad():
+    for i, (item, our) in enumerate(zip(items, ours)):
+        if "answer" in item:
+            right, loss, prompt, out = answer(item)
+            text = decode(out[len(prompt):], skip=True)
+            if text != our["text"]:
+                texts += 1
+                print(f"item {i}: text {text!r}, ours {our['text']!r}: {part(prompt, out, our['text'])}")
+        else:
+            right, loss, scores = choices(item)
+        if right != our["right"]:
+            print(f"item {i}: right {right}, ours {our['right']}: {item if 'answer' in item else scores}")
+        count[0] += right
+        count[1] += our["right"]
+        theirs[0] += right and not our["right"]
+        theirs[1] += our["right"] and not right
+        losses[0] += loss
+        losses[1] += our["loss"]
+        worst = max(worst, (abs(loss - our["loss"]), i))
+n = len(items)
+print(f"{n} items: right {count[0]}, ours {count[1]} (only theirs {theirs[0]}, only ours {theirs[1]}); texts that differ {texts}")
+print(f"loss {losses[0] / n:.6f}, ours {losses[1] / n:.6f} ({100 * (losses[1] / losses[0] - 1):+.4f} %); "
+      f"largest difference of an item {worst[0]:.6f} (item {worst[1]})")
