@@ -1,6 +1,7 @@
-// model: binds a decoder of the LLaMA family to a file's tensors and runs it. One forward pass, in
-// the order of the equations, for one token and for many; what a projection is made of (dense, or
-// factors) is tucker.c's business, numbers and threads are core's.
+// model: binds a transformer to a file's tensors and runs it. One forward pass, in the order of the
+// equations, for one token and for many, for decoders and encoders: families differ by fields of
+// Config, none has code of its own. What a projection is made of (dense, or factors) is tucker.c's
+// business, numbers and threads are core's.
 #include "model.h"
 
 #include <math.h>
@@ -42,15 +43,22 @@ static void rotate(const Session *s, float *x, int64_t n, int64_t heads, int64_t
         }
 }
 
-static void norm_rows(float *y, const float *x, const float *w, int64_t n, int64_t d, float eps) {
-    for (int64_t i = 0; i < n; i++) rmsnorm(y + i * d, x + i * d, w, d, eps);
+// y (n, d): each row of x (n, d), normed. y may be x.
+static void norm_rows(float *y, const float *x, Norm w, int64_t n, int64_t d, float eps) {
+    for (int64_t i = 0; i < n; i++)
+        if (w.b) layernorm(y + i * d, x + i * d, w.w, w.b, d, eps);
+        else rmsnorm(y + i * d, x + i * d, w.w, d, eps);
+}
+
+static void add_bias(float *y, const float *bias, int64_t n, int64_t d) {
+    for (int64_t i = 0; bias && i < n; i++) add(y + i * d, bias, d);
 }
 
 static void observe(const Session *s, int64_t layer, Seen at, int64_t n) {
     if (s->observer) s->observer(s->observer_ctx, s, layer, at, n);
 }
 
-// y (n, rows) = W x for each of the matrices: W, or where there are factors A, in one sweep; B after.
+// y (n, rows) = W x + b for each of the matrices: W, or where there are factors A, in one sweep; B after.
 typedef struct { const LaserMat *m; float *y; } Feed;
 static void feed(Session *s, const float *x, int64_t n, const Feed *out, int count) {
     Linear sweep[2] = {{0}};
@@ -58,9 +66,27 @@ static void feed(Session *s, const float *x, int64_t n, const Feed *out, int cou
         sweep[i] = out[i].m->a.rows ? (Linear){&out[i].m->a, s->low[i]}
                                     : (Linear){&out[i].m->w, out[i].y};
     matmul(&s->work.scratch, x, n, sweep, count);
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         if (out[i].m->a.rows)
             matmul(&s->work.scratch, s->low[i], n, &(Linear){&out[i].m->w, out[i].y}, 1);
+        add_bias(out[i].y, out[i].m->bias, n, out[i].m->w.rows);
+    }
+}
+
+// Norms stand before or behind the sublayers, attention and feed-forward:
+//     before:  x = x + sublayer(norm(x))        behind:  x = norm(x + sublayer(x))
+// What a sublayer reads: xn = norm(x), or x.
+static void read_stream(Session *s, Norm norm, int64_t n) {
+    const Config *c = &s->model->config;
+    if (c->post_norm) memcpy(s->xn, s->x, (size_t)(n * c->d) * sizeof *s->x);
+    else norm_rows(s->xn, s->x, norm, n, c->d, c->norm_eps);
+}
+
+// What becomes of its output y: x = x + y, or norm(x + y).
+static void add_stream(Session *s, Norm norm, int64_t n) {
+    const Config *c = &s->model->config;
+    add(s->x, s->y, n * c->d);
+    if (c->post_norm) norm_rows(s->x, s->x, norm, n, c->d, c->norm_eps);
 }
 
 void layer_forward(Session *s, int64_t layer, int64_t n) {
@@ -70,32 +96,53 @@ void layer_forward(Session *s, int64_t layer, int64_t n) {
     int64_t pos = s->pos;
 
     // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
-    norm_rows(s->xn, s->x, w->attn_norm, n, c->d, c->norm_eps);
+    read_stream(s, w->attn_norm, n);
     attention_qkv(&w->attn, &s->work, cache->latent, s->xn, n, s->q, s->k, s->v);
-    if (w->q_norm) {
+    if (c->qk_norm) {
         norm_rows(s->q, s->q, w->q_norm, n * c->h, c->hd, c->norm_eps);
         norm_rows(s->k, s->k, w->k_norm, n * c->n_kv, c->hd, c->norm_eps);
     }
     rotate(s, s->q, n, c->h, pos);
     rotate(s, s->k, n, c->n_kv, pos);
     cache_store(cache, pos, n, s->k, s->v);
-    attention_mix(&w->attn, &s->work, cache, s->q, n, pos, c->window, s->o);
+    attention_mix(&w->attn, &s->work, cache, s->q, n, pos, c->encoder ? SEE_ALL : c->window, s->o);
     observe(s, layer, SEEN_ATTENTION, n);
     attention_out(&w->attn, &s->work, s->o, n, s->y);
-    add(s->x, s->y, n * c->d);                                             // x += y
+    add_stream(s, w->attn_norm, n);                                        // x += y
 
-    // feed-forward: y = W_down (silu(W_gate xn) * W_up xn)
-    norm_rows(s->xn, s->x, w->ffn_norm, n, c->d, c->norm_eps);
-    feed(s, s->xn, n, (Feed[]){{&w->gate, s->gate}, {&w->up, s->up}}, 2);
+    // feed-forward: y = W_down (silu(W_gate xn) * W_up xn), or W_down act(W_up xn)
+    if (!c->parallel) read_stream(s, w->ffn_norm, n);                      // else xn is attention's
+    if (c->gated) feed(s, s->xn, n, (Feed[]){{&w->gate, s->gate}, {&w->up, s->up}}, 2);
+    else feed(s, s->xn, n, &(Feed){&w->up, s->gate}, 1);
     observe(s, layer, SEEN_FFN, n);
-    swiglu(s->gate, s->up, n * c->f);
+    if (c->gated) swiglu(s->gate, s->up, n * c->f);
+    else activate(c->act, s->gate, n * c->f);
     feed(s, s->gate, n, &(Feed){&w->down, s->y}, 1);
-    add(s->x, s->y, n * c->d);                                             // x += y
+    add_stream(s, w->ffn_norm, n);                                         // x += y
 }
 
-int forward(Session *s, const int *ids, int64_t n, Err *e) {
+// x = E[ids], and what else the model has of: + P[pos …] + T[0], normed.                     (n, d)
+static void embed(Session *s, const int *ids, int64_t n) {
     const Model *m = s->model;
     const Config *c = &m->config;
+    for (int64_t i = 0; i < n; i++) {
+        float *x = s->x + i * c->d;
+        mat_row(&m->embedding, ids[i], x);
+        if (m->positions.rows) {
+            mat_row(&m->positions, s->pos + i, s->y);
+            add(x, s->y, c->d);
+        }
+        if (m->types.rows) {
+            mat_row(&m->types, 0, s->y);
+            add(x, s->y, c->d);
+        }
+    }
+    if (c->encoder) norm_rows(s->x, s->x, m->embd_norm, n, c->d, c->norm_eps);
+}
+
+// Tokens at positions pos, pos + 1, … through all layers.
+static int run(Session *s, const int *ids, int64_t n, Err *e) {
+    const Config *c = &s->model->config;
     int64_t pos = s->pos;
     if (n < 1 || n > s->config.batch || n > s->config.context - pos)
         return fail(e, "%lld more tokens do not fit: %lld of %lld positions are taken, batches of %lld",
@@ -105,9 +152,7 @@ int forward(Session *s, const int *ids, int64_t n, Err *e) {
         if (ids[i] < 0 || ids[i] >= c->vocab)
             return fail(e, "token %d is not in 0 .. %lld", ids[i], (long long)c->vocab - 1);
 
-    for (int64_t i = 0; i < n; i++)                                        // x = E[ids]       (n, d)
-        mat_row(&m->embedding, ids[i], s->x + i * c->d);
-
+    embed(s, ids, n);
     for (int64_t l = 0; l < c->n_layers; l++) layer_forward(s, l, n);
     observe(s, c->n_layers, SEEN_END, n);
     s->n = n;
@@ -115,12 +160,37 @@ int forward(Session *s, const int *ids, int64_t n, Err *e) {
     return 0;
 }
 
+int forward(Session *s, const int *ids, int64_t n, Err *e) {
+    if (s->model->config.encoder)
+        return fail(e, "%s is an encoder: it sees a text as a whole and does not continue it",
+                    s->model->config.arch);
+    return run(s, ids, n, e);
+}
+
+int encode(Session *s, const int *ids, int64_t n, Err *e) {
+    if (!s->model->config.encoder)
+        return fail(e, "%s is a decoder: its tokens see only those before them, so that it continues a "
+                    "text and does not encode it", s->model->config.arch);
+    s->pos = 0;
+    return run(s, ids, n, e);
+}
+
 float *logits(Session *s, int64_t first, int64_t count) {
-    const Config *c = &s->model->config;
-    norm_rows(s->xn, s->x + first * c->d, s->model->output_norm, count, c->d, c->norm_eps);
-    matmul(&s->work.scratch, s->xn, count, &(Linear){&s->model->output, s->out}, 1);
+    const Model *m = s->model;
+    const Config *c = &m->config;
+    const float *x = s->x + first * c->d;
+    if (m->mlm.w.rows) {                                                   // x = act(W x + b)
+        feed(s, x, count, &(Feed){&m->mlm, s->y}, 1);
+        activate(c->act, s->y, count * c->d);
+        x = s->y;
+    }
+    norm_rows(s->xn, x, m->output_norm, count, c->d, c->norm_eps);
+    matmul(&s->work.scratch, s->xn, count, &(Linear){&m->output, s->out}, 1);
+    add_bias(s->out, m->output_bias, count, c->vocab);
     return s->out;
 }
+
+bool model_predicts(const Model *m) { return m->output.rows > 0; }
 
 int prefill(Session *s, const int *ids, int64_t n, Err *e) {
     for (int64_t i = 0; i < n && !interrupted; i += s->config.batch) {
@@ -153,7 +223,10 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         return fail(e, "a context of %lld positions: the model was trained for 1 .. %lld",
                     (long long)want.context, (long long)c->context);
     if (want.batch < 1) want.batch = 64;
-    if (want.batch > want.context) want.batch = want.context;
+    if (want.batch > want.context || c->encoder) want.batch = want.context;
+    // An encoder's cache is only where K and V stand while one text is computed: a narrower type would
+    // round them and save no reading, and a latent V would be expanded for every task anew.
+    if (c->encoder) want.kv_type = T_F32;
     s->model = m;
     s->config = want;
 
@@ -164,7 +237,7 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         const Attention *a = &m->layer[l].attn;
         Cache *k = &s->cache[l];
         k->latent = want.form == CACHE_LATENT ? attention_latent_possible(a)
-                  : want.form == CACHE_AUTO && attention_latent_pays(a, want.kv_type);
+                  : want.form == CACHE_AUTO && !c->encoder && attention_latent_pays(a, want.kv_type);
         k->type = want.kv_type;
         k->capacity = want.context;
         k->n_kv = c->n_kv;
@@ -198,7 +271,7 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         !(s->up = floats(n, c->f, "activations", e)) ||
         !(s->low[0] = floats(n, low, "activations", e)) ||
         !(s->low[1] = floats(n, low, "activations", e)) ||
-        !(s->out = floats(s->max_logits, c->vocab, "logits", e)) ||
+        !(s->out = floats(s->max_logits, m->output.rows, "logits", e)) ||
         attention_work(&s->work, &m->layer->attn, sizeof(Layer), c->n_layers, n, max_cols, e))
         goto failed;
     fill_angles(s->angles, m, want.context);
@@ -224,6 +297,18 @@ void session_free(Session *s) {
 // ==================================================================================================
 // Binding
 // ==================================================================================================
+
+// A row a family: how its members compute, whatever their sizes. A rope_base of 0: positions are
+// learned, nothing is rotated.
+static const Config families[] = {
+    {.arch = "llama", .gated = true, .rope_base = 10000},
+    {.arch = "qwen2", .gated = true, .rope_base = 10000, .rope_half = true},
+    {.arch = "qwen3", .gated = true, .rope_base = 10000, .rope_half = true, .qk_norm = true},
+    {.arch = "gptj", .layer_norm = true, .parallel = true, .act = ACT_GELU_TANH, .rope_base = 10000},
+    {.arch = "gpt2", .layer_norm = true, .biased = true, .act = ACT_GELU_TANH},
+    {.arch = "bert", .encoder = true, .layer_norm = true, .post_norm = true, .biased = true,
+     .act = ACT_GELU},
+};
 
 // A key of the architecture: "llama.attention.head_count" from "%s.attention.head_count".
 static const char *key_of(const Config *c, const char *suffix) {
@@ -254,16 +339,26 @@ static int refuse_scaling(const Gguf *g, Config *c, Err *e) {
     return 0;
 }
 
+// tucker.activation, where a model's is not the one its family has as a rule.
+static int read_activation(const Gguf *g, Config *c, Err *e) {
+    static const char *const names[] = {"silu", "gelu", "gelu_tanh"};
+    Str name = {0};
+    if (gguf_get_str(g, "tucker.activation", &name, e)) return -1;
+    for (int a = ACT_SILU; a <= ACT_GELU_TANH; a++)
+        if (str_is(name, names[a]) && (!c->gated || a == ACT_SILU)) c->act = (Activation)a, name.s = NULL;
+    return !name.s ? 0 : fail(e, "%s: a %s feed-forward of activation \"%.*s\" is not supported", g->name,
+                              c->gated ? "gated" : "plain", (int)(name.n < 40 ? name.n : 40), name.s);
+}
+
 static int read_config(Config *c, const Gguf *g, Err *e) {
     enum { MOST = 1 << 24 };                       // of any one dimension: products stay in 64 bits
-    static const char *const archs[] = {"llama", "qwen2", "qwen3"};
     Str arch = {0};
     if (gguf_get_str(g, "general.architecture", &arch, e)) return -1;
-    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
-        if (str_is(arch, archs[i])) snprintf(c->arch, sizeof c->arch, "%s", archs[i]);
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (str_is(arch, families[i].arch)) *c = families[i];
     if (!*c->arch)
-        return fail(e, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3 are)", g->name,
-                    (int)(arch.n < 40 ? arch.n : 40), arch.n ? arch.s : "");
+        return fail(e, "%s: architecture \"%.*s\" is not supported (llama, qwen2, qwen3, gptj, gpt2 and "
+                    "bert are)", g->name, (int)(arch.n < 40 ? arch.n : 40), arch.n ? arch.s : "");
 
     int64_t value_width = 0, version = 0, experts = 0;
     double eps = 0;
@@ -290,22 +385,27 @@ static int read_config(Config *c, const Gguf *g, Err *e) {
         return fail(e, "%s: heads of %lld for keys and %lld for values are not supported", g->name,
                     (long long)c->hd, (long long)value_width);
 
-    c->rope_base = 10000;
-    c->rope_dims = c->hd;
-    c->rope_half = strcmp(c->arch, "llama") != 0;
-    if (!gguf_kv(g, key_of(c, "attention.layer_norm_rms_epsilon")))
-        return fail(e, "%s: key %s is missing", g->name, key_of(c, "attention.layer_norm_rms_epsilon"));
-    if (gguf_get_float(g, key_of(c, "attention.layer_norm_rms_epsilon"), &eps, e) ||
-        gguf_get_float(g, key_of(c, "rope.freq_base"), &c->rope_base, e) ||
-        gguf_get_int(g, key_of(c, "rope.dimension_count"), 2, c->hd, &c->rope_dims, e) ||
+    const char *eps_key = c->layer_norm ? "attention.layer_norm_epsilon"
+                                        : "attention.layer_norm_rms_epsilon";
+    if (!gguf_kv(g, key_of(c, eps_key)))
+        return fail(e, "%s: key %s is missing", g->name, key_of(c, eps_key));
+    bool rotary = c->rope_base > 0, causal = !c->encoder;
+    c->rope_dims = rotary ? c->hd : 0;
+    if (gguf_get_float(g, key_of(c, eps_key), &eps, e) ||
+        (rotary && (gguf_get_float(g, key_of(c, "rope.freq_base"), &c->rope_base, e) ||
+                    gguf_get_int(g, key_of(c, "rope.dimension_count"), 2, c->hd, &c->rope_dims, e))) ||
+        gguf_get_bool(g, key_of(c, "attention.causal"), &causal, e) || read_activation(g, c, e) ||
         gguf_get_int(g, key_of(c, "attention.sliding_window"), 0, INT32_MAX, &c->window, e) ||
         gguf_get_int(g, key_of(c, "expert_count"), 0, INT32_MAX, &experts, e) ||
         gguf_get_int(g, "tucker.version", 0, INT32_MAX, &version, e) || refuse_scaling(g, c, e))
         return -1;
     if (c->rope_dims % 2)
         return fail(e, "%s: %lld rotated numbers a head are not even", g->name, (long long)c->rope_dims);
-    if (!(eps >= 0 && eps < 1) || !(c->rope_base > 0 && c->rope_base < 1e12))
+    if (!(eps >= 0 && eps < 1) || (rotary && !(c->rope_base > 0 && c->rope_base < 1e12)))
         return fail(e, "%s: norm epsilon %g, rope base %g", g->name, eps, c->rope_base);
+    if (causal == c->encoder)
+        return fail(e, "%s: architecture %s with %s attention is not supported", g->name, c->arch,
+                    causal ? "causal" : "bidirectional");
     if (experts) return fail(e, "%s: mixtures of experts are not supported", g->name);
     if (version != 1 && gguf_kv(g, "tucker.version"))
         return fail(e, "%s: tucker.version is %lld, this program reads 1", g->name,
@@ -334,6 +434,16 @@ static int layer_vec(const Gguf *g, int64_t l, const char *part, int64_t n, bool
     if (!needed && !gguf_has(g, name)) return 0;
     ++*bound;
     return gguf_vec(g, name, n, v, e);
+}
+
+// A norm over n numbers, "attn_norm": weights, and a bias where norms are LayerNorm.
+static int layer_norm(const Gguf *g, const Config *c, int64_t l, const char *part, int64_t n, Norm *w,
+                      int64_t *bound, Err *e) {
+    char name[48];
+    snprintf(name, sizeof name, "%s.weight", part);
+    if (layer_vec(g, l, name, n, true, &w->w, bound, e)) return -1;
+    snprintf(name, sizeof name, "%s.bias", part);
+    return c->layer_norm ? layer_vec(g, l, name, n, true, &w->b, bound, e) : 0;
 }
 
 static int layer_mat(const Gguf *g, int64_t l, const char *part, int64_t rows, int64_t cols, Mat *w,
@@ -443,6 +553,23 @@ static int bind_group(Attention *a, int i, const int64_t rank[3], const Gguf *g,
     return 0;
 }
 
+// Q, K and V of a dense file whose rows stand in one tensor, in this order.
+static int bind_fused(Attention *a, const Config *c, const Gguf *g, int64_t l, int64_t *bound, Err *e) {
+    const int64_t rows[] = {c->h * c->hd, c->n_kv * c->hd, c->n_kv * c->hd};
+    const int64_t all = rows[P_Q] + rows[P_K] + rows[P_V];
+    const float *bias = NULL;
+    Mat w;
+    size_t row = 0;
+    if (layer_mat(g, l, "attn_qkv.weight", all, c->d, &w, bound, e) ||
+        layer_vec(g, l, "attn_qkv.bias", all, c->biased, &bias, bound, e)) return -1;
+    row_size(w.type, w.cols, &row);
+    for (int64_t p = P_Q, at = 0; p <= P_V; at += rows[p++]) {
+        a->w[p] = (Mat){(const char *)w.data + (size_t)at * row, rows[p], w.cols, w.type};
+        if (bias) a->bias[p] = bias + at;
+    }
+    return 0;
+}
+
 static int bind_attention(Attention *a, const Config *c, const Gguf *g, int64_t l, int64_t *bound,
                           Err *e) {
     static const char *const weight[] = {"attn_q.weight", "attn_k.weight", "attn_v.weight",
@@ -460,12 +587,14 @@ static int bind_attention(Attention *a, const Config *c, const Gguf *g, int64_t 
                         "of %lld layers", g->name, (long long)c->n_layers);
         if (read_groups(a, scheme->strings[l], g, l, e)) return -1;
     }
-    for (int p = P_Q; p <= P_O; p++) {
+    bool fused = !c->tucker && gguf_has(g, layer_name(l, "attn_qkv.weight"));
+    if (fused && bind_fused(a, c, g, l, bound, e)) return -1;
+    for (int p = fused ? P_O : P_Q; p <= P_O; p++) {
         int64_t wide = (p == P_Q || p == P_O ? c->h : c->n_kv) * c->hd;
         if (a->group_of[p] < 0 && layer_mat(g, l, weight[p], p == P_O ? c->d : wide,
                                             p == P_O ? wide : c->d, &a->w[p], bound, e))
             return -1;
-        if (layer_vec(g, l, bias[p], p == P_O ? c->d : wide, false, &a->bias[p], bound, e)) return -1;
+        if (layer_vec(g, l, bias[p], p == P_O ? c->d : wide, c->biased, &a->bias[p], bound, e)) return -1;
     }
     for (int i = 0; i < a->n_groups; i++) {
         int first = 0;
@@ -482,13 +611,16 @@ static int bind_attention(Attention *a, const Config *c, const Gguf *g, int64_t 
     return 0;
 }
 
-// A matrix of the feed-forward, "ffn_gate": W, or, in a .tbin, two factors in its place.
+// A matrix of the feed-forward, "ffn_gate": W, or, in a .tbin, two factors in its place. Biases stand
+// where nothing gates.
 static int layer_laser(const Gguf *g, const Config *c, int64_t l, const char *part, int64_t rows,
                        int64_t cols, LaserMat *m, int64_t *bound, Err *e) {
-    char whole[32], in[32], out[32];
+    char whole[32], in[32], out[32], bias[32];
     snprintf(whole, sizeof whole, "%s.weight", part);
     snprintf(in, sizeof in, "%s_laser_in.weight", part);
     snprintf(out, sizeof out, "%s_laser_out.weight", part);
+    snprintf(bias, sizeof bias, "%s.bias", part);
+    if (!c->gated && layer_vec(g, l, bias, rows, true, &m->bias, bound, e)) return -1;
     if (!gguf_has(g, layer_name(l, in)) && !gguf_has(g, layer_name(l, out)))
         return layer_mat(g, l, whole, rows, cols, &m->w, bound, e);
     if (!c->tucker || gguf_has(g, layer_name(l, whole)))
@@ -501,26 +633,54 @@ static int layer_laser(const Gguf *g, const Config *c, int64_t l, const char *pa
     return layer_mat(g, l, out, rows, m->a.rows, &m->w, bound, e);
 }
 
-int model_bind(Model *m, const Gguf *g, Err *e) {
-    memset(m, 0, sizeof *m);
-    Config *c = &m->config;
-    if (read_config(c, g, e)) return -1;
+// A norm over the d numbers of a token that belongs to no layer.
+static int bind_norm(const Gguf *g, const Config *c, const char *weight, const char *bias, Norm *w,
+                     int64_t *bound, Err *e) {
+    *bound += 1 + c->layer_norm;
+    return gguf_vec(g, weight, c->d, &w->w, e) || (c->layer_norm && gguf_vec(g, bias, c->d, &w->b, e));
+}
 
+// What stands before the layers and behind them.
+static int bind_ends(Model *m, const Gguf *g, int64_t *bound, Err *e) {
+    Config *c = &m->config;
     const GgufTensor *embedding = gguf_tensor(g, "token_embd.weight");
     if (!embedding || embedding->ne[1] > INT32_MAX)
         return fail(e, "%s: tensor token_embd.weight is missing", g->name);
     c->vocab = embedding->ne[1];
-    int64_t bound = 0;
-    bool tied = !gguf_has(g, "output.weight"), scaled = gguf_has(g, "rope_freqs.weight");
+    bool learned = !c->rope_dims, scaled = c->rope_dims && gguf_has(g, "rope_freqs.weight");
+    bool types = c->encoder && gguf_has(g, "token_types.weight");
+    *bound += 1 + learned + scaled + types;
     if (gguf_mat(g, "token_embd.weight", c->vocab, c->d, &m->embedding, e) ||
-        gguf_mat(g, tied ? "token_embd.weight" : "output.weight", c->vocab, c->d, &m->output, e) ||
-        gguf_vec(g, "output_norm.weight", c->d, &m->output_norm, e) ||
-        (scaled && gguf_vec(g, "rope_freqs.weight", c->rope_dims / 2, &m->rope_factors, e)))
+        (learned && gguf_mat(g, "position_embd.weight", c->context, c->d, &m->positions, e)) ||
+        (types && gguf_mat(g, "token_types.weight", -1, c->d, &m->types, e)) ||
+        (scaled && gguf_vec(g, "rope_freqs.weight", c->rope_dims / 2, &m->rope_factors, e)) ||
+        (c->encoder && bind_norm(g, c, "token_embd_norm.weight", "token_embd_norm.bias", &m->embd_norm,
+                                 bound, e)))
         return -1;
     for (int64_t i = 0; scaled && i < c->rope_dims / 2; i++)
         if (!(m->rope_factors[i] > 0)) return fail(e, "%s: rope_freqs.weight[%lld] is %g", g->name,
                                                    (long long)i, (double)m->rope_factors[i]);
-    bound += 2 + !tied + scaled;
+
+    // The head: of decoders a norm and a matrix; of encoders, where there is one, a layer more.
+    bool mlm = gguf_has(g, "mlm_dense.weight"), tied = !gguf_has(g, "output.weight");
+    if (c->encoder && !mlm) return 0;
+    const char *bias = c->encoder ? "mlm_output.bias" : "output.bias";
+    bool biased = c->encoder || gguf_has(g, bias);
+    *bound += !tied + biased + 2 * c->encoder;
+    if ((c->encoder && (gguf_mat(g, "mlm_dense.weight", c->d, c->d, &m->mlm.w, e) ||
+                        gguf_vec(g, "mlm_dense.bias", c->d, &m->mlm.bias, e))) ||
+        bind_norm(g, c, c->encoder ? "mlm_norm.weight" : "output_norm.weight",
+                  c->encoder ? "mlm_norm.bias" : "output_norm.bias", &m->output_norm, bound, e) ||
+        gguf_mat(g, tied ? "token_embd.weight" : "output.weight", c->vocab, c->d, &m->output, e) ||
+        (biased && gguf_vec(g, bias, c->vocab, &m->output_bias, e))) return -1;
+    return 0;
+}
+
+int model_bind(Model *m, const Gguf *g, Err *e) {
+    memset(m, 0, sizeof *m);
+    Config *c = &m->config;
+    int64_t bound = 0;
+    if (read_config(c, g, e) || bind_ends(m, g, &bound, e)) return -1;
 
     // A tensor a layer at least: so the file's own size bounds what is allocated here.
     if ((uint64_t)c->n_layers > g->n_tensors)
@@ -529,16 +689,17 @@ int model_bind(Model *m, const Gguf *g, Err *e) {
     if (!(m->layer = alloc((size_t)c->n_layers, sizeof *m->layer, "layers", e)) ||
         !(m->owned = alloc((size_t)c->n_layers, sizeof *m->owned, "layers", e)))
         goto failed;
-    bool qk_norm = strcmp(c->arch, "qwen3") == 0;
     for (int64_t l = 0; l < c->n_layers; l++) {
         Layer *w = &m->layer[l];
-        if (layer_vec(g, l, "attn_norm.weight", c->d, true, &w->attn_norm, &bound, e) ||
+        if (layer_norm(g, c, l, c->post_norm ? "attn_output_norm" : "attn_norm", c->d, &w->attn_norm,
+                       &bound, e) ||
             bind_attention(&w->attn, c, g, l, &bound, e) ||
             attention_expand(&w->attn, &m->owned[l], e) ||
-            (qk_norm && (layer_vec(g, l, "attn_q_norm.weight", c->hd, true, &w->q_norm, &bound, e) ||
-                         layer_vec(g, l, "attn_k_norm.weight", c->hd, true, &w->k_norm, &bound, e))) ||
-            layer_vec(g, l, "ffn_norm.weight", c->d, true, &w->ffn_norm, &bound, e) ||
-            layer_laser(g, c, l, "ffn_gate", c->f, c->d, &w->gate, &bound, e) ||
+            (c->qk_norm && (layer_norm(g, c, l, "attn_q_norm", c->hd, &w->q_norm, &bound, e) ||
+                            layer_norm(g, c, l, "attn_k_norm", c->hd, &w->k_norm, &bound, e))) ||
+            (!c->parallel && layer_norm(g, c, l, c->post_norm ? "layer_output_norm" : "ffn_norm", c->d,
+                                        &w->ffn_norm, &bound, e)) ||
+            (c->gated && layer_laser(g, c, l, "ffn_gate", c->f, c->d, &w->gate, &bound, e)) ||
             layer_laser(g, c, l, "ffn_up", c->f, c->d, &w->up, &bound, e) ||
             layer_laser(g, c, l, "ffn_down", c->d, c->f, &w->down, &bound, e))
             goto failed;
@@ -573,12 +734,21 @@ static double params_of(const Mat *w) {
 }
 static double bytes_of(const Mat *w) { return w->rows ? (double)mat_bytes(w) : 0; }
 
+// A vector of n numbers, where there is one.
+static double vec_of(const float *v, int64_t n, double (*of)(const Mat *)) {
+    return v ? of(&(Mat){NULL, 1, n, T_F32}) : 0;
+}
+static double norm_of(Norm w, int64_t n, double (*of)(const Mat *)) {
+    return vec_of(w.w, n, of) + vec_of(w.b, n, of);
+}
+
 static Parts parts(const Model *m, double (*of)(const Mat *)) {
     const Config *c = &m->config;
-    Parts p = {.embedding = of(&m->embedding)};
-    double norm = of(&(Mat){NULL, 1, c->d, T_F32});
-    p.output = m->output.data == m->embedding.data ? 0 : of(&m->output);
-    p.other = norm + (m->rope_factors ? of(&(Mat){NULL, 1, c->rope_dims / 2, T_F32}) : 0);
+    Parts p = {.embedding = of(&m->embedding) + of(&m->positions) + of(&m->types)};
+    p.output = of(&m->mlm.w) + (m->output.data == m->embedding.data ? 0 : of(&m->output));
+    p.other = norm_of(m->embd_norm, c->d, of) + norm_of(m->output_norm, c->d, of) +
+              vec_of(m->mlm.bias, c->d, of) + vec_of(m->output_bias, c->vocab, of) +
+              vec_of(m->rope_factors, c->rope_dims / 2, of);
     for (int64_t l = 0; l < c->n_layers; l++) {
         const Layer *w = &m->layer[l];
         for (int i = P_Q; i <= P_O; i++) p.attention += of(&w->attn.w[i]);
@@ -589,10 +759,11 @@ static Parts parts(const Model *m, double (*of)(const Mat *)) {
         }
         p.ffn += of(&w->gate.w) + of(&w->up.w) + of(&w->down.w);
         p.ffn += of(&w->gate.a) + of(&w->up.a) + of(&w->down.a);
-        p.other += 2 * norm + (w->q_norm ? 2 * of(&(Mat){NULL, 1, c->hd, T_F32}) : 0);
+        p.other += norm_of(w->attn_norm, c->d, of) + norm_of(w->ffn_norm, c->d, of) +
+                   norm_of(w->q_norm, c->hd, of) + norm_of(w->k_norm, c->hd, of) +
+                   vec_of(w->up.bias, c->f, of) + vec_of(w->down.bias, c->d, of);
         int64_t rows[] = {c->h * c->hd, c->n_kv * c->hd, c->n_kv * c->hd, c->d};
-        for (int i = P_Q; i <= P_O; i++)
-            if (w->attn.bias[i]) p.other += of(&(Mat){NULL, 1, rows[i], T_F32});
+        for (int i = P_Q; i <= P_O; i++) p.other += vec_of(w->attn.bias[i], rows[i], of);
     }
     return p;
 }
@@ -602,5 +773,5 @@ Parts model_params(const Model *m) { return parts(m, params_of); }
 
 double model_step_bytes(const Model *m) {
     Parts p = model_bytes(m);
-    return p.attention + p.ffn + p.other + bytes_of(&m->output);
+    return p.attention + p.ffn + p.other + bytes_of(&m->output) + bytes_of(&m->mlm.w);
 }

@@ -1,5 +1,6 @@
-// model: THE PAGE OF SHAPES. A decoder of the LLaMA family, bound to the tensors of a GGUF or .tbin
-// and run: one forward pass for one token and for many. Weights are borrowed from the mapping.
+// model: THE PAGE OF SHAPES. A transformer, decoder (LLaMA and its relatives, GPT-2, GPT-J) or encoder
+// (BERT, RoBERTa), bound to the tensors of a GGUF or .tbin and run: one forward pass for one token and
+// for many. Weights are borrowed from the mapping.
 //
 // Names.  d embedding width · h query heads · n_kv KV heads · hd head width · f feed-forward width
 //         V vocabulary · T positions of the cache · n tokens in one call
@@ -10,8 +11,18 @@
 #include "tucker.h"
 #include "core/gguf.h"
 
+// What a family's members have in common are fields of their own: one row of a table in model.c.
 typedef struct {
-    char arch[32];             // "llama" (LLaMA 1-3, Mistral, SmolLM, TinyLlama), "qwen2", "qwen3"
+    char arch[32];             // "llama" (LLaMA 1-3, Mistral, SmolLM, TinyLlama), "qwen2", "qwen3", "gptj",
+                               // "gpt2", "bert" (RoBERTa too)
+    bool encoder;              // every token of a text sees every other; else those before it
+    bool layer_norm;           // norms take the mean away and add a bias; else RMSNorm
+    bool post_norm;            // norms stand behind what a sublayer adds; else before what it reads
+    bool parallel;             // attention and feed-forward read one norm and add together
+    bool qk_norm;              // RMSNorm of every head's q and k
+    bool gated;                // feed-forward: silu(W_gate x) * W_up x; else act(W_up x + b)
+    bool biased;               // Q, K, V and O must have biases; else they may
+    Activation act;
     int64_t d, h, n_kv, hd, f, vocab;
     int64_t n_layers;
     int64_t context;           // positions the model was trained for
@@ -19,7 +30,7 @@ typedef struct {
     float norm_eps;
     double rope_base;          // angle of pair i at position t: t / rope_scale * rope_base^(-2i/rope_dims)
     double rope_scale;         // > 1: linear scaling
-    int64_t rope_dims;         // rotated numbers of each head, the first ones
+    int64_t rope_dims;         // rotated numbers of each head, the first ones; 0: learned positions
     bool rope_half;            // pair i is (i, i + rope_dims/2); else (2i, 2i + 1)
     bool tucker;               // a .tbin
 } Config;
@@ -28,23 +39,33 @@ typedef struct {
 typedef struct {
     Mat w;                     // W, or B (rows, r)
     Mat a;                     // A (r, cols); rows = 0: w is W itself
+    const float *bias;         // (rows), or NULL
 } LaserMat;
 
 typedef struct {
-    const float *attn_norm;    // (d)
+    const float *w;            // (d), or (hd)
+    const float *b;            // the same; NULL: RMSNorm
+} Norm;
+
+typedef struct {
+    Norm attn_norm;            // (d) before attention reads x, or behind it (post_norm)
     Attention attn;            // W_Q (h*hd, d)  W_K, W_V (n_kv*hd, d)  W_O (d, h*hd), or their factors
-    const float *q_norm;       // (hd), or NULL: RMSNorm of every head's q and k (qwen3)
-    const float *k_norm;       // (hd)
-    const float *ffn_norm;     // (d)
-    LaserMat gate, up;         // (f, d)
+    Norm q_norm, k_norm;       // (hd) with qk_norm
+    Norm ffn_norm;             // (d) as attn_norm; none where both sublayers read the same (parallel)
+    LaserMat gate, up;         // (f, d); gate.w.rows = 0 where nothing gates
     LaserMat down;             // (d, f)
 } Layer;
 
 typedef struct {
     Config config;
     Mat embedding;             // (V, d)
-    Mat output;                // (V, d): the embedding again where tied
-    const float *output_norm;  // (d)
+    Mat positions;             // (context, d) learned, added to the embedding; rows = 0: none
+    Mat types;                 // (any, d) token types, of which row 0 is added; rows = 0: none
+    Norm embd_norm;            // (d) of that sum (encoders)
+    LaserMat mlm;              // (d, d) of a masked-LM head: its output act(W x + b) is normed, not x
+    Norm output_norm;          // (d)
+    Mat output;                // (V, d): the embedding again where tied; rows = 0: there is no head
+    const float *output_bias;  // (V), or NULL
     const float *rope_factors; // (rope_dims / 2) divisors of the angles (llama 3 scaling), or NULL
     Layer *layer;              // (n_layers)
     float **owned;             // (n_layers) mixed value cores, see attention_expand
@@ -54,20 +75,23 @@ typedef struct {
 // or a layer's tensor that this program does not compute is refused by name.
 int model_bind(Model *m, const Gguf *g, Err *e);
 void model_free(Model *m);
+// It has an output head: not so an encoder made for embeddings, whose logits may not be asked for.
+bool model_predicts(const Model *m);
 
 typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;
 
 typedef struct {
     int64_t context;           // positions of the cache; 1 .. config.context
-    int64_t batch;             // tokens computed together; 0: a default
-    int kv_type;               // T_F32, T_F16, T_Q8_0
+    int64_t batch;             // tokens computed together; 0: a default. Of an encoder: context
+    int kv_type;               // T_F32, T_F16, T_Q8_0. Of an encoder: T_F32
     CacheForm form;            // of V in layers whose V is factored; auto: attention_latent_pays
 } SessionConfig;
 
 // Where an observer may look: at what stands in the session's buffers during forward. For programs
 // that study a model; a run has none.
 //   SEEN_ATTENTION  of layer l: x its input, xn normed, q and k with positions, v, o before W_O
-//   SEEN_FFN        of layer l: x after attention, xn normed, gate and up before the product
+//   SEEN_FFN        of layer l: x after attention, xn normed, gate and up before the product, or, where
+//                   nothing gates, in gate what goes into the activation
 //   SEEN_END        x behind the last layer (l = n_layers)
 typedef enum { SEEN_ATTENTION, SEEN_FFN, SEEN_END } Seen;
 typedef struct Session Session;
@@ -82,7 +106,7 @@ struct Session {
     int64_t n;                 // tokens of the last batch; their final hidden states stand in x
     Cache *cache;              // (n_layers)
     float *angles;             // (T, rope_dims / 2, 2) cos, sin
-    float *x, *xn, *y;         // (batch, d) residual stream, normed, a sublayer's output
+    float *x, *xn, *y;         // (batch, d) residual stream, what a sublayer reads, its output
     float *q, *o;              // (batch, h * max(hd, …)) queries, heads' outputs
     float *k, *v;              // (batch, n_kv*hd), (batch, widest V row)
     float *gate, *up;          // (batch, f)
@@ -98,15 +122,19 @@ struct Session {
 int session_init(Session *s, const Model *m, SessionConfig c, Err *e);
 void session_free(Session *s);
 
-// Computes n more tokens (n <= batch, pos + n <= context, else -1) and adds them to the cache.
+// Decoders: computes n more tokens (n <= batch, pos + n <= context, else -1) and adds them to the cache.
 int forward(Session *s, const int *ids, int64_t n, Err *e);
+// Encoders: computes a whole text (n <= context), every token seeing every other. Its final hidden
+// states (n, d) stand in x.
+int encode(Session *s, const int *ids, int64_t n, Err *e);
 // The same for any number of tokens, batch by batch; stops early, with 0, when `interrupted`.
 int prefill(Session *s, const int *ids, int64_t n, Err *e);
-// Logits (count, V) of tokens first … first + count - 1 of the last forward; count <= max_logits.
+// Logits (count, V) of tokens first … first + count - 1 of the last forward or encode; count <=
+// max_logits. Of encoders: what stands at that place, not behind it. Only where model_predicts.
 float *logits(Session *s, int64_t first, int64_t count);
 // One layer of the n tokens behind s->pos: adds its attention and its feed-forward to s->x and
 // fills its cache; s->pos stays. Behind it gate holds what W_down saw, y what W_down added to x.
-// forward is the embedding, this for every layer, and n more positions.
+// forward and encode are the embedding, this for every layer, and n more positions.
 void layer_forward(Session *s, int64_t layer, int64_t n);
 // Forgets positions from pos on: the timeline goes back.
 void session_rewind(Session *s, int64_t pos);

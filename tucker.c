@@ -481,7 +481,7 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
     // n_kv * r_head * r_embd multiply-adds each, or (sum_t a_it z_t) M^T after, with r_embd instead
     // of r_head multiply-adds for every query, head and position: few queries absorb, many rebuild.
     Attend job = {
-        .cache = c, .n_heads = s->h, .n = n, .pos = pos, .window = window,
+        .cache = c, .n_heads = s->h, .n = n, .pos = pos, .window = window, .all = window == SEE_ALL,
         .scale = 1.0f / sqrtf((float)s->hd), .q = q,
         .out_width = c->latent ? g->r_head : c->v_width, .out = widen ? w->t : o,
     };

@@ -132,6 +132,8 @@ void attention_qkv(const Attention *a, AttentionWork *w, bool latent, const floa
                    float *q, float *k, float *v);
 // o (n, h, v_out) = softmax(q K^T / sqrt(hd)) V over the cache, whose last n positions are these
 // tokens; v_out = v_width of the dense cache. From a latent, V is rebuilt when that is cheaper.
+// window: positions that a token sees, itself included; 0: all before it; SEE_ALL: those behind too.
+enum { SEE_ALL = -1 };
 void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t n,
                    int64_t pos, int64_t window, float *o);
 // y (n, d) = W_O o.

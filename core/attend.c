@@ -162,8 +162,11 @@ static int64_t segment_of(int64_t position) { return least(position / SEGMENT, S
 
 // The first position that query i sees.
 static int64_t first_seen(const Attend *a, int64_t i) {
-    return a->window > 0 ? most(a->pos + i - a->window + 1, 0) : 0;
+    return a->window > 0 && !a->all ? most(a->pos + i - a->window + 1, 0) : 0;
 }
+
+// One more than the last.
+static int64_t seen_end(const Attend *a, int64_t i) { return a->pos + (a->all ? a->n : i + 1); }
 
 // Adds a segment's state to the state of those before it.
 static void merge(float *max, float *sum, float *acc, float seg_max, float seg_sum,
@@ -182,7 +185,7 @@ static void merge(float *max, float *sum, float *acc, float seg_max, float seg_s
 static void weigh(const Attend *a, int64_t i, int64_t p, int64_t n, float *s, float *max,
                   float *sum, float *acc, int64_t width) {
     const int64_t from = least(most(first_seen(a, i) - p, 0), n);
-    const int64_t to = most(least(a->pos + i + 1 - p, n), from);
+    const int64_t to = most(least(seen_end(a, i) - p, n), from);
     memset(s, 0, (size_t)from * sizeof *s);
     memset(s + to, 0, (size_t)(n - to) * sizeof *s);
     if (from == to) return;
@@ -275,7 +278,7 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
         float *acc = j->split ? j->split_acc + at * width : t->seg_acc;
         clear(max, sum, acc, rows, width);
         const int64_t from = most(s * SEGMENT, first_seen(a, i0) / BLOCK * BLOCK);
-        const int64_t past = a->pos + i1;
+        const int64_t past = seen_end(a, i1 - 1);
         const int64_t to = s == SEGMENTS - 1 ? past : least((s + 1) * SEGMENT, past);
         for (int64_t p = from; p < to; p += BLOCK)
             attend_block(j, t, i0, i1, g0, g1, p, least(to - p, BLOCK), max, sum, acc);
@@ -311,7 +314,7 @@ static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
             const int64_t i0 = (j->n_chunks - 1 - rest) * j->chunk;
             const int64_t i1 = least(i0 + j->chunk, j->a->n);
             attend_task(j, &t, i0, i1, g0, g1, segment_of(first_seen(j->a, i0)),
-                        segment_of(j->a->pos + i1 - 1) + 1);
+                        segment_of(seen_end(j->a, i1 - 1) - 1) + 1);
         }
     }
 }
@@ -395,7 +398,7 @@ void attend_naive(const Attend *a) {
     double *sum = alloc((size_t)c->v_width, sizeof *sum, "a weighted sum", NULL);
     for (int64_t i = 0; i < a->n && w && k && v && sum; i++)
         for (int64_t h = 0; h < a->n_heads; h++) {
-            const int64_t g = h / m, from = first_seen(a, i), to = a->pos + i + 1;
+            const int64_t g = h / m, from = first_seen(a, i), to = seen_end(a, i);
             const float *q = a->q + (i * a->n_heads + h) * c->k_width;
             float *y = a->out + (i * a->n_heads + h) * out;
             double max = -INFINITY, total = 0;

@@ -26,6 +26,7 @@ typedef struct {
     const Cache *cache;
     int64_t n_heads, n, pos;  // queries are at positions pos .. pos + n - 1, already in the cache
     int64_t window;           // a query sees this many positions, itself included; 0: all before it
+    bool all;                 // or, whatever the window: 0 .. pos + n - 1, also those behind it
     float scale;              // of the scores, 1 / sqrt(k_width) as a rule
     const float *q;           // (n, n_heads, k_width); head i reads KV head i / (n_heads / n_kv)
     // With a latent cache: M (n_kv * out_width, v_width), so that V of KV head g is z M_g^T.

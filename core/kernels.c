@@ -424,12 +424,23 @@ void rmsnorm(float *y, const float *x, const float *w, int64_t n, float eps) {
     kernels()->scale(y, x, 1 / sqrtf(mean + eps), w, n);
 }
 
+void layernorm(float *y, const float *x, const float *w, const float *b, int64_t n, float eps) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i];
+    const float mean = (float)(sum / (double)n);
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] - mean;
+    const float variance = dot(y, y, n) / (float)n;
+    kernels()->scale(y, y, 1 / sqrtf(variance + eps), w, n);
+    add(y, b, n);
+}
+
 void softmax(float *x, int64_t n) {
     const float sum = exp_sum(x, n, 1, max_of(x, n));
     scale_to(x, 1 / sum, x, n);
 }
 
 void swiglu(float *gate, const float *up, int64_t n) { kernels()->swiglu(gate, up, n); }
+void activate(Activation a, float *x, int64_t n) { kernels()->activate(a, x, n); }
 
 void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) {
     kernels()->from_f16(src, dst, n);

@@ -41,8 +41,14 @@ float dot(const float *a, const float *b, int64_t n);
 void axpy(float *y, float a, const float *x, int64_t n);           // y += a x
 void add(float *y, const float *x, int64_t n);                     // y += x
 void rmsnorm(float *y, const float *x, const float *w, int64_t n, float eps); // y may be x
+// y = (x - mean) / sqrt(variance + eps) * w + b; y may be x
+void layernorm(float *y, const float *x, const float *w, const float *b, int64_t n, float eps);
 void softmax(float *x, int64_t n);                                 // in place, n >= 1
 void swiglu(float *gate, const float *up, int64_t n);              // gate = gate sigmoid(gate) up
+// In place. silu: x sigmoid(x). gelu: x P(a standard normal number is below x), exactly or by its usual
+// approximation, x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))). GELU's error is below 3e-7 |x|.
+typedef enum { ACT_SILU, ACT_GELU, ACT_GELU_TANH } Activation;
+void activate(Activation a, float *x, int64_t n);
 
 // Batched f32 row conversion for caches: dst (n) f32 from f16 (and back).
 void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n);

@@ -37,6 +37,7 @@ typedef struct {
     float (*max)(const float *x, int64_t n);
     float (*exp_sum)(float *x, int64_t n, float scale, float shift);
     void (*swiglu)(float *gate, const float *up, int64_t n);
+    void (*activate)(Activation a, float *x, int64_t n);
     void (*from_f16)(const uint16_t *src, float *dst, int64_t n);
     void (*to_f16)(const float *src, uint16_t *dst, int64_t n);
     uint64_t (*read)(const void *p, size_t size);     // touches every byte; size a multiple of 4096

@@ -732,6 +732,34 @@ static void swiglu_(float *gate, const float *up, int64_t n) {
     }
 }
 
+// GELU by the normal distribution's lower tail: max(x, 0) - |x| P(below -|x|), without cancellation.
+// P(below -z) = erfc(z / sqrt 2) / 2, erfc by formula 7.1.26 of Abramowitz and Stegun. P is 0 in f32
+// long before z = 20.
+INLINE vf gelu_v(vf x) {
+    const vf z = -greater(-greater(x, -x), set1(-20.0f)), y = z * 0.70710678f;
+    const vf t = 1.0f / mul_add(y, set1(0.3275911f), set1(1.0f));
+    vf p = set1(1.061405429f);
+    p = mul_add(p, t, set1(-1.453152027f));
+    p = mul_add(p, t, set1(1.421413741f));
+    p = mul_add(p, t, set1(-0.284496736f));
+    p = mul_add(p, t, set1(0.254829592f));
+    return greater(set1(0), x) - z * (p * t * exp_v(-y * y) * 0.5f);
+}
+
+INLINE vf activate_v(Activation a, vf x) {
+    if (a == ACT_GELU) return gelu_v(x);
+    // (1 + tanh u) / 2 = sigmoid(2 u), and 2 sqrt(2 / pi) = 1.59576912
+    const vf c = set1(1.59576912f);
+    const vf u = a == ACT_SILU ? x : x * mul_add(x * x, c * 0.044715f, c);
+    return x / (exp_v(-u) + 1.0f);
+}
+
+static void activate_(Activation a, float *x, int64_t n) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(x + i, activate_v(a, load(x + i)));
+    if (i < n) store_first(x + i, activate_v(a, load_first(x + i, n - i)), n - i);
+}
+
 static void from_f16(const uint16_t *src, float *dst, int64_t n) {
     unpack_floats(T_F16, (const uint8_t *)src, dst, n);
 }
@@ -763,4 +791,4 @@ static uint64_t read_all_of(const void *p, size_t size) {
     .name = label, .dot_rows = dot_rows, .quant_rows = quant_rows, .quantise = quantise, \
     .columns = columns, .dgemm_rows = dgemm_rows, .dgemm_pack = MC * DEPTH + DEPTH * NR, \
     .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
-    .swiglu = swiglu_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of }
+    .swiglu = swiglu_, .activate = activate_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of }

@@ -567,6 +567,12 @@ static char *command_of(int argc, char **argv) {
     return text;
 }
 
+static int take_apart(Export *x, Err *e) {
+    if (source_split(&x->source, &x->model, e)) return -1;
+    model_free(&x->model);
+    return model_bind(&x->model, &x->source.g, e);
+}
+
 static int export_model(const Job *j, Err *e) {
     const Options *o = &j->o;
     Export x = {.job = j, .loud = j->quiet ? NULL : stderr, .dense_loss = NAN};
@@ -580,7 +586,7 @@ static int export_model(const Job *j, Err *e) {
     result = -1;
     if (source_open(&x.source, o->source, o->tokenizer, e) ||
         model_bind(&x.model, &x.source.g, e) ||
-        plan_check(o, &x.source, &x.model, e) ||
+        (!o->dense && !o->rebuild && take_apart(&x, e)) || plan_check(o, &x.source, &x.model, e) ||
         (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;
     if (!j->quiet) table(&x.plan, measured, seconds() - start);
     if (j->verify && verify(&x, &c, e)) goto done;

@@ -171,7 +171,7 @@ static double output_back(Gradient *g, const int *ids, int64_t n) {
     double loss = 0;
     for (int64_t at = 0; at < n - 1 && !interrupted; at += g->rows) {
         const int64_t rows = n - 1 - at < g->rows ? n - 1 - at : g->rows;
-        NormJob norm = {g, g->s.x + at * d, m->output_norm, NULL, g->x};
+        NormJob norm = {g, g->s.x + at * d, m->output_norm.w, NULL, g->x};
         parallel_for(rows, 16, norm_part, &norm);
         matmul(&g->s.work.scratch, g->x, rows, &(Linear){&m->output, g->logits}, 1);
         parallel_for(rows, 1, loss_part, &(LossJob){g, ids + at + 1, g->loss + at});
@@ -190,7 +190,7 @@ static void ffn_back(Gradient *g, int64_t l, int64_t n) {
     const Kept *kept = &g->kept[l];
     const int64_t d = g->model->config.d;
     Scratch *s = &g->s.work.scratch;
-    NormJob norm = {g, kept->x_ffn, w->ffn_norm, g->g[0], g->ffn};
+    NormJob norm = {g, kept->x_ffn, w->ffn_norm.w, g->g[0], g->ffn};
     parallel_for(n, 16, norm_part, &norm);
     matmul_t(s, g->g[0], n, &w->down.w, g->gh);                              // gh = W_down^T g
     parallel_for(n, 4, swiglu_back_part, &(SwigluJob){g, kept});
@@ -288,10 +288,10 @@ static void projections_part(void *ctx, int64_t begin, int64_t end, int thread) 
         float *gq = g->gq + t * wide, *gk = g->gk + t * narrow;
         rotate_back(&g->s, gq, c->h, t);
         rotate_back(&g->s, gk, c->n_kv, t);
-        for (int64_t i = 0; i < wide && w->q_norm; i += hd)
-            norm_back(gq + i, g->s.q + t * wide + i, w->q_norm, hd, c->norm_eps);
-        for (int64_t i = 0; i < narrow && w->k_norm; i += hd)
-            norm_back(gk + i, g->s.k + t * narrow + i, w->k_norm, hd, c->norm_eps);
+        for (int64_t i = 0; i < wide && w->q_norm.w; i += hd)
+            norm_back(gq + i, g->s.q + t * wide + i, w->q_norm.w, hd, c->norm_eps);
+        for (int64_t i = 0; i < narrow && w->k_norm.w; i += hd)
+            norm_back(gk + i, g->s.k + t * narrow + i, w->k_norm.w, hd, c->norm_eps);
     }
 }
 
@@ -301,9 +301,9 @@ static void attention_back(Gradient *g, int64_t l, int64_t n, float *room) {
     const Layer *w = &g->model->layer[l];
     const Cache *cache = &g->s.cache[l];
     Scratch *s = &g->s.work.scratch;
-    NormJob norm = {g, g->kept[l].x_attn, w->attn_norm, g->g[1], g->x};
+    NormJob norm = {g, g->kept[l].x_attn, w->attn_norm.w, g->g[1], g->x};
     parallel_for(n, 16, norm_part, &norm);
-    if (w->q_norm) attention_qkv(&w->attn, &g->s.work, false, g->x, n, g->s.q, g->s.k, g->s.v);
+    if (w->q_norm.w) attention_qkv(&w->attn, &g->s.work, false, g->x, n, g->s.q, g->s.k, g->s.v);
     for (int64_t i = 0; i < c->n_kv; i++)
         for (int64_t t = 0; t < n; t++)
             memcpy(g->k + (t * c->n_kv + i) * c->hd,

@@ -1,72 +1,17 @@
 // hf: a Hugging Face folder (config.json, *.safetensors, tokenizer files) as a GGUF index. A table
-// a family says which tensor becomes which and what shape it must have; every tensor of the files
-// must be in it. Owns the mappings and what it had to convert; all matrices borrow from the files.
+// a family (families.c) says which tensor becomes which and what shape it must have; every tensor of
+// the files must be in it. Owns the mappings and what it had to convert; all matrices that need not be
+// turned borrow from the files.
 #include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../core/json.h"
+#include "families.h"
 #include "source.h"
 
 enum { MAX_FILES = 1024, MAX_CONFIG = 1 << 20, MAX_INDEX = 1 << 27, PATH_SIZE = 4096 };
-
-// ---- the families -------------------------------------------------------------------------------
-
-enum Size { NONE, D, Q, KV, FF, VOCAB, HD, N_SIZES };      // Q = heads * hd, KV = n_kv * hd
-enum Need { NEEDED, OPTIONAL, UNLESS_TIED, IGNORED };
-
-// '#' stands for the layer's number. cols NONE: a vector of `rows` numbers.
-typedef struct { const char *hf, *gguf; enum Need need; enum Size rows, cols; } Row;
-
-#define L "model.layers.#."
-static const Row decoder[] = {
-    {"model.embed_tokens.weight", "token_embd.weight", NEEDED, VOCAB, D},
-    {L "input_layernorm.weight", "blk.#.attn_norm.weight", NEEDED, D, NONE},
-    {L "self_attn.q_proj.weight", "blk.#.attn_q.weight", NEEDED, Q, D},
-    {L "self_attn.k_proj.weight", "blk.#.attn_k.weight", NEEDED, KV, D},
-    {L "self_attn.v_proj.weight", "blk.#.attn_v.weight", NEEDED, KV, D},
-    {L "self_attn.o_proj.weight", "blk.#.attn_output.weight", NEEDED, D, Q},
-    {L "post_attention_layernorm.weight", "blk.#.ffn_norm.weight", NEEDED, D, NONE},
-    {L "mlp.gate_proj.weight", "blk.#.ffn_gate.weight", NEEDED, FF, D},
-    {L "mlp.up_proj.weight", "blk.#.ffn_up.weight", NEEDED, FF, D},
-    {L "mlp.down_proj.weight", "blk.#.ffn_down.weight", NEEDED, D, FF},
-    {"model.norm.weight", "output_norm.weight", NEEDED, D, NONE},
-    {"lm_head.weight", "output.weight", UNLESS_TIED, VOCAB, D},
-    {L "self_attn.rotary_emb.inv_freq", NULL, IGNORED, NONE, NONE},
-    {NULL, NULL, IGNORED, NONE, NONE},
-}, llama[] = {                                             // with attention_bias
-    {L "self_attn.q_proj.bias", "blk.#.attn_q.bias", OPTIONAL, Q, NONE},
-    {L "self_attn.k_proj.bias", "blk.#.attn_k.bias", OPTIONAL, KV, NONE},
-    {L "self_attn.v_proj.bias", "blk.#.attn_v.bias", OPTIONAL, KV, NONE},
-    {L "self_attn.o_proj.bias", "blk.#.attn_output.bias", OPTIONAL, D, NONE},
-    {NULL, NULL, IGNORED, NONE, NONE},
-}, qwen2[] = {
-    {L "self_attn.q_proj.bias", "blk.#.attn_q.bias", NEEDED, Q, NONE},
-    {L "self_attn.k_proj.bias", "blk.#.attn_k.bias", NEEDED, KV, NONE},
-    {L "self_attn.v_proj.bias", "blk.#.attn_v.bias", NEEDED, KV, NONE},
-    {NULL, NULL, IGNORED, NONE, NONE},
-}, qwen3[] = {
-    {L "self_attn.q_norm.weight", "blk.#.attn_q_norm.weight", NEEDED, HD, NONE},
-    {L "self_attn.k_norm.weight", "blk.#.attn_k_norm.weight", NEEDED, HD, NONE},
-    {NULL, NULL, IGNORED, NONE, NONE},
-};
-#undef L
-
-// window: whether config.json's sliding_window counts. NEVER: not; ALWAYS: also when the key is
-// absent (4096 then); ASKED: when use_sliding_window is true.
-typedef struct {
-    const char *name, *arch;
-    const Row *rows[2];
-    enum { NEVER, ALWAYS, ASKED } window;
-} Family;
-
-static const Family families[] = {
-    {"LlamaForCausalLM", "llama", {decoder, llama}, NEVER},
-    {"MistralForCausalLM", "llama", {decoder, NULL}, ALWAYS},
-    {"Qwen2ForCausalLM", "qwen2", {decoder, qwen2}, ASKED},
-    {"Qwen3ForCausalLM", "qwen3", {decoder, qwen3}, ASKED},
-};
 
 // ---- what is read -------------------------------------------------------------------------------
 
@@ -78,7 +23,7 @@ typedef struct {
     bool *used[MAX_FILES];                  // one a tensor: it is mapped or ignored
     int n_files;
     const Family *family;
-    int64_t layers, heads, n_kv, context, size[N_SIZES];
+    int64_t layers, heads, n_kv, cut, size[N_SIZES];      // cut: rows of positions that no text has
     bool tied;
     Source *s;
 } Hf;
@@ -163,54 +108,98 @@ static int find_family(Hf *h, Err *e) {
     const Json *name = list && list->type == J_ARRAY ? list->child : NULL;
     if (!name || name->type != J_STRING)
         return fail(e, "%s: \"architectures\" names no model class", h->config_path);
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+    char known[256] = "";
+    for (int i = 0; i < n_families; i++) {
         if (str_is(name->string, families[i].name)) h->family = &families[i];
+        snprintf(known + strlen(known), sizeof known - strlen(known), i ? ", %s" : "%s",
+                 families[i].name);
+    }
     if (h->family) return 0;
-    return fail(e, "%s: architecture %.*s is not supported (LlamaForCausalLM, MistralForCausalLM, "
-                   "Qwen2ForCausalLM and Qwen3ForCausalLM are)", h->config_path,
-                name->string.n < 80 ? (int)name->string.n : 80, name->string.s);
+    return fail(e, "%s: architecture %.*s is not supported (%s are)", h->config_path,
+                name->string.n < 80 ? (int)name->string.n : 80, name->string.s, known);
 }
 
 static int read_sizes(Hf *h, Err *e) {
-    int64_t *n = h->size;
-    if (get_int(h, "hidden_size", 1 << 20, 0, &n[D], e) ||
-        get_int(h, "num_hidden_layers", 4096, 0, &h->layers, e) ||
-        get_int(h, "num_attention_heads", 1 << 16, 0, &h->heads, e) ||
-        get_int(h, "num_key_value_heads", 1 << 16, h->heads, &h->n_kv, e) ||
-        get_int(h, "intermediate_size", 1 << 24, 0, &n[FF], e) ||
+    int64_t *n = h->size, pad = 0;
+    const Keys *key = h->family->keys;
+    if (get_int(h, key->d, 1 << 20, 0, &n[D], e) ||
+        get_int(h, key->layers, 4096, 0, &h->layers, e) ||
+        get_int(h, key->heads, 1 << 16, 0, &h->heads, e) ||
+        get_int(h, key->f, 1 << 24, strcmp(key->f, "n_inner") ? 0 : 4 * n[D], &n[FF], e) ||
         get_int(h, "vocab_size", 1 << 24, 0, &n[VOCAB], e) ||
-        get_int(h, "max_position_embeddings", 1 << 28, 0, &h->context, e)) return -1;
+        get_int(h, "type_vocab_size", 1 << 16, 2, &n[TYPES], e) ||
+        get_int(h, key->context, 1 << 28, 0, &n[POSITIONS], e)) return -1;
+    h->n_kv = h->heads;
+    if (key->kv && get_int(h, key->kv, 1 << 16, h->heads, &h->n_kv, e)) return -1;
     if (h->heads % h->n_kv)
-        return fail(e, "%s: num_attention_heads %lld is no multiple of num_key_value_heads %lld",
-                    h->config_path, (long long)h->heads, (long long)h->n_kv);
-    if (!setting(h->config.root, "head_dim") && n[D] % h->heads)
-        return fail(e, "%s: hidden_size %lld is no multiple of num_attention_heads %lld",
-                    h->config_path, (long long)n[D], (long long)h->heads);
-    if (get_int(h, "head_dim", 1 << 16, n[D] / h->heads, &n[HD], e)) return -1;
-    if (n[HD] % 2)
+        return fail(e, "%s: %s %lld is no multiple of %s %lld", h->config_path, key->heads,
+                    (long long)h->heads, key->kv, (long long)h->n_kv);
+    const bool free_heads = key->rope && setting(h->config.root, "head_dim");
+    if (!free_heads && n[D] % h->heads)
+        return fail(e, "%s: %s %lld is no multiple of %s %lld", h->config_path, key->d, (long long)n[D],
+                    key->heads, (long long)h->heads);
+    n[HD] = n[D] / h->heads;
+    if (free_heads && get_int(h, "head_dim", 1 << 16, 0, &n[HD], e)) return -1;
+    if (key->rope && n[HD] % 2)
         return fail(e, "%s: head_dim %lld is odd, rotary pairs need it even", h->config_path,
                     (long long)n[HD]);
     n[Q] = h->heads * n[HD];
     n[KV] = h->n_kv * n[HD];
+    n[QKV] = n[Q] + 2 * n[KV];
+
+    // RoBERTa's texts begin at the position behind the padding token's id.
+    if (strcmp(h->family->prefix, "roberta.")) return 0;
+    if (get_int(h, "pad_token_id", n[POSITIONS] - 2, 1, &pad, e)) return -1;
+    h->cut = pad + 1;
+    n[POSITIONS] -= h->cut;
+    return n[POSITIONS] > 0 ? 0 : fail(e, "%s: %s leaves no positions behind the padding's", h->config_path,
+                                       key->context);
+}
+
+// The activation by its name there, as tucker.activation where it is not the family's own.
+static int read_activation(const Hf *h, Err *e) {
+    static const struct { const char *name, *ours; } known[] = {
+        {"silu", "silu"}, {"swish", "silu"}, {"gelu", "gelu"}, {"gelu_new", "gelu_tanh"},
+        {"gelu_pytorch_tanh", "gelu_tanh"}};
+    const char *key = h->family->keys->act, *found = NULL;
+    const Json *act = setting(h->config.root, key);
+    const bool fixed = h->family->fixed_act;
+    Str name = act && act->type == J_STRING ? act->string : (Str){"", 0};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (str_is(name, known[i].name)) found = known[i].ours;
+    if (!act) found = h->family->act;
+    if (!found || (fixed && strcmp(found, h->family->act)))
+        return fail(e, "%s: %s '%.*s' is not supported (%s)", h->config_path, key,
+                    name.n < 40 ? (int)name.n : 40, name.s,
+                    fixed ? h->family->act : "gelu, gelu_new, gelu_pytorch_tanh and silu are");
+    if (strcmp(found, h->family->act))
+        gguf_set_str(h->s->built, "tucker.activation", found, strlen(found));
     return 0;
 }
 
 // What the engine does not compute is refused by its name.
 static int check_features(const Hf *h, Err *e) {
-    const Json *act = setting(h->config.root, "hidden_act");
-    Str name = act && act->type == J_STRING ? act->string : (Str){"", 0};
-    if (act && !str_is(name, "silu") && !str_is(name, "swish"))
-        return fail(e, "%s: hidden_act '%.*s' is not supported (silu is)", h->config_path,
-                    name.n < 40 ? (int)name.n : 40, name.s);
+    static const struct { const char *key; bool value; } flags[] = {
+        {"mlp_bias", false}, {"scale_attn_weights", true}, {"scale_attn_by_inverse_layer_idx", false},
+        {"add_cross_attention", false}, {"is_decoder", false}};
+    if (read_activation(h, e)) return -1;
     if (setting(h->config.root, "quantization_config"))
         return fail(e, "%s: weights packed as quantization_config says are not supported (take the "
                        "unquantised model)", h->config_path);
     const Json *part = setting(h->config.root, "partial_rotary_factor");
     if (part && part->number != 1)
         return fail(e, "%s: partial_rotary_factor is not supported", h->config_path);
-    bool mlp_bias;
-    if (get_flag(h, "mlp_bias", false, &mlp_bias, e)) return -1;
-    return mlp_bias ? fail(e, "%s: mlp_bias is not supported", h->config_path) : 0;
+    const Json *positions = setting(h->config.root, "position_embedding_type");
+    if (positions && !(positions->type == J_STRING && str_is(positions->string, "absolute")))
+        return fail(e, "%s: position_embedding_type other than absolute is not supported", h->config_path);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        bool value;
+        if (get_flag(h, flags[i].key, flags[i].value, &value, e)) return -1;
+        if (value != flags[i].value)
+            return fail(e, "%s: %s: %s is not supported", h->config_path, flags[i].key,
+                        value ? "true" : "false");
+    }
+    return 0;
 }
 
 static void set_key_int(const Hf *h, const char *key, int64_t v) {
@@ -246,6 +235,15 @@ static int llama3_scaling(Hf *h, const Json *rope, double base, Err *e) {
              : (float)(1 / ((1 - blend) / factor + blend));
     }
     gguf_add(h->s->built, "rope_freqs.weight", T_F32, 1, (int64_t[]){pairs, 1, 1, 1}, f);
+    return 0;
+}
+
+// GPT-J rotates the first rotary_dim numbers of each head, and pairs neighbours.
+static int read_rotary_dim(Hf *h, Err *e) {
+    int64_t dims;
+    if (get_int(h, "rotary_dim", h->size[HD], 0, &dims, e)) return -1;
+    if (dims % 2) return fail(e, "%s: rotary_dim %lld is odd", h->config_path, (long long)dims);
+    set_key_int(h, "rope.dimension_count", dims);
     return 0;
 }
 
@@ -317,25 +315,34 @@ static int read_window(const Hf *h, Err *e) {
 }
 
 static int read_config(Hf *h, Err *e) {
-    double eps;
+    double eps = 0;
+    const Keys *key = NULL;
     if (join(h->config_path, h->folder, "config.json", 11, e) ||
         read_json(&h->config, h->config_path, MAX_CONFIG, e) || find_family(h, e) ||
         read_sizes(h, e) || check_features(h, e) ||
-        get_flag(h, "tie_word_embeddings", false, &h->tied, e) ||
-        get_real(h, h->config.root, "rms_norm_eps", 1e-6, &eps, e)) return -1;
+        get_flag(h, "tie_word_embeddings", h->family->tied, &h->tied, e)) return -1;
+    key = h->family->keys;
+    if (get_real(h, h->config.root, key->eps, key->eps_else, &eps, e)) return -1;
     const char *arch = h->family->arch, *name = strrchr(h->folder, '/');
     name = name ? name + 1 : h->folder;
     if (!*name || name[0] == '.') name = h->family->name;
     gguf_set_str(h->s->built, "general.architecture", arch, strlen(arch));
     gguf_set_str(h->s->built, "general.name", name, strlen(name));
-    set_key_int(h, "context_length", h->context);
+    set_key_int(h, "context_length", h->size[POSITIONS]);
     set_key_int(h, "embedding_length", h->size[D]);
     set_key_int(h, "block_count", h->layers);
     set_key_int(h, "feed_forward_length", h->size[FF]);
     set_key_int(h, "attention.head_count", h->heads);
     set_key_int(h, "attention.head_count_kv", h->n_kv);
     set_key_int(h, "vocab_size", h->size[VOCAB]);
-    set_key_float(h, "attention.layer_norm_rms_epsilon", eps);
+    set_key_float(h, key->rope ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", eps);
+    if (strcmp(arch, "bert") == 0) {
+        char full[128];
+        snprintf(full, sizeof full, "%s.attention.causal", arch);
+        gguf_set_bool(h->s->built, full, false);
+        gguf_set_int(h->s->built, "tokenizer.ggml.token_type_count", GGUF_U32, h->size[TYPES]);
+    }
+    if (!key->rope) return strcmp(arch, "gptj") ? 0 : read_rotary_dim(h, e);
     if (setting(h->config.root, "head_dim")) {
         set_key_int(h, "attention.key_length", h->size[HD]);
         set_key_int(h, "attention.value_length", h->size[HD]);
@@ -445,11 +452,32 @@ static int open_files(Hf *h, Err *e) {
 
 // ---- tensors ------------------------------------------------------------------------------------
 
-static void expand(char *out, size_t size, const char *pattern, int64_t layer) {
+static void expand(char *out, size_t size, const char *prefix, const char *pattern, int64_t layer) {
+    if (*pattern == '@') pattern++;
+    else prefix = "";
     const char *mark = strchr(pattern, '#');
-    if (!mark) snprintf(out, size, "%s", pattern);
-    else snprintf(out, size, "%.*s%lld%s", (int)(mark - pattern), pattern, (long long)layer,
+    if (!mark) snprintf(out, size, "%s%s", prefix, pattern);
+    else snprintf(out, size, "%s%.*s%lld%s", prefix, (int)(mark - pattern), pattern, (long long)layer,
                   mark + 1);
+}
+
+// The tensor of a row, with the family's prefix or without; old files call LayerNorm's weight and bias
+// gamma and beta. name: what it is called, or, if it is missing, should be.
+static const StTensor *find_row(Hf *h, const Row *row, int64_t layer, char name[256], int *file) {
+    static const char *const old[][2] = {{"LayerNorm.weight", "gamma"}, {"LayerNorm.bias", "beta"}};
+    const StTensor *t = NULL;
+    for (int bare = 0; bare < 2 && !t; bare++) {
+        expand(name, 256, bare ? "" : h->family->prefix, row->hf, layer);
+        t = find_tensor(h, name, h->n_files, file);
+        for (int i = 0; i < 2 && !t; i++) {
+            const size_t n = strlen(name), tail = strlen(old[i][0]);
+            char older[280];
+            if (n < tail || strcmp(name + n - tail, old[i][0])) continue;
+            snprintf(older, sizeof older, "%.*sLayerNorm.%s", (int)(n - tail), name, old[i][1]);
+            if ((t = find_tensor(h, older, h->n_files, file))) snprintf(name, 256, "%.255s", older);
+        }
+    }
+    return t;
 }
 
 // Vectors become F32; what does not stand at a multiple of its number's size is copied.
@@ -464,12 +492,23 @@ static const void *usable(Hf *h, const StTensor *t, bool vector, Err *e) {
     return copy;
 }
 
+// A matrix (rows, cols) that the file holds the other way round.
+static const void *turned(Hf *h, const StTensor *t, int64_t rows, int64_t cols, Err *e) {
+    const size_t item = t->type == T_F32 ? 4 : 2;
+    uint8_t *copy = alloc((size_t)rows * (size_t)cols, item, "a turned matrix", e);
+    if (!copy || source_own(h->s, copy, free, e)) return NULL;
+    for (int64_t c = 0; c < cols; c++)
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(copy + (size_t)(r * cols + c) * item,
+                   (const uint8_t *)t->data + (size_t)(c * rows + r) * item, item);
+    return copy;
+}
+
 static int map_tensor(Hf *h, const Row *row, int64_t layer, Err *e) {
     char from[256], to[GGUF_MAX_NAME + 1];
     int file = 0;
-    expand(from, sizeof from, row->hf, layer);
-    const StTensor *t = find_tensor(h, from, h->n_files, &file);
-    bool wanted = row->need == NEEDED || (row->need == UNLESS_TIED && !h->tied);
+    const StTensor *t = find_row(h, row, layer, from, &file);
+    bool wanted = row->need == NEEDED || row->need == (h->tied ? WHEN_TIED : UNLESS_TIED);
     if (!t && wanted)
         return fail(e, "%s: tensor '%s' is missing%s", h->folder, from,
                     row->need == UNLESS_TIED ? " (and tie_word_embeddings is not set)" : "");
@@ -479,28 +518,33 @@ static int map_tensor(Hf *h, const Row *row, int64_t layer, Err *e) {
 
     int64_t rows = h->size[row->rows], cols = row->cols ? h->size[row->cols] : 1;
     int n_dims = row->cols ? 2 : 1;
-    if (t->n_dims != n_dims || t->dims[0] != rows || (n_dims == 2 && t->dims[1] != cols)) {
+    const int64_t dims[2] = {row->form == TURNED ? cols : row->form == CUT ? rows + h->cut : rows,
+                             row->form == TURNED ? rows : cols};
+    if (t->n_dims != n_dims || t->dims[0] != dims[0] || (n_dims == 2 && t->dims[1] != dims[1])) {
         char shape[100] = "";
         for (int i = 0; i < t->n_dims && i < 4; i++)
             snprintf(shape + strlen(shape), sizeof shape - strlen(shape), i ? ", %lld" : "%lld",
                      (long long)t->dims[i]);
         return row->cols ? fail(e, "%s: %s has shape [%s], config.json asks [%lld, %lld]",
-                                h->file_name[file], from, shape, (long long)rows, (long long)cols)
+                                h->file_name[file], from, shape, (long long)dims[0],
+                                (long long)dims[1])
                          : fail(e, "%s: %s has shape [%s], config.json asks [%lld]",
                                 h->file_name[file], from, shape, (long long)rows);
     }
     if (t->type < 0)
         return fail(e, "%s: %s is not of type F32, F16 or BF16", h->file_name[file], from);
-    const void *data = usable(h, t, n_dims == 1, e);
+    const void *data = row->form == TURNED ? turned(h, t, rows, cols, e) : usable(h, t, n_dims == 1, e);
     if (!data) return -1;
+    if (row->form == CUT)
+        data = (const uint8_t *)data + (size_t)(h->cut * cols) * (t->type == T_F32 ? 4 : 2);
     int64_t ne[GGUF_MAX_DIMS] = {n_dims == 2 ? cols : rows, n_dims == 2 ? rows : 1, 1, 1};
-    expand(to, sizeof to, row->gguf, layer);
+    expand(to, sizeof to, "", row->gguf, layer);
     gguf_add(h->s->built, to, n_dims == 1 ? T_F32 : t->type, n_dims, ne, data);
     return 0;
 }
 
 static int map_tensors(Hf *h, Err *e) {
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < 3; k++)
         for (const Row *row = h->family->rows[k]; row && row->hf; row++) {
             int64_t n = strchr(row->hf, '#') ? h->layers : 1;
             for (int64_t i = 0; i < n; i++)

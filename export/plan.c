@@ -100,7 +100,9 @@ static int parse_ffn(Plan *p, Err *e) {
         }
         *layers = *part = 0;
         while (m < N_FFN && strcmp(one, ffn_name[m])) m++;
-        if (m == N_FFN) result = fail(e, "--ffn %.40s: expected %s", p->o.ffn, wanted);
+        if (m == F_GATE && !p->model->config.gated)
+            result = fail(e, "--ffn %.40s: architecture %s has no gate", p->o.ffn, p->model->config.arch);
+        else if (m == N_FFN) result = fail(e, "--ffn %.40s: expected %s", p->o.ffn, wanted);
         else result = layers_parse(layers + 1, p->n_layers, chosen, e);
         const Config *c = &p->model->config;
         int64_t full = c->d < c->f ? c->d : c->f, r = llround(rho * (double)full);
@@ -327,6 +329,8 @@ static int add_layer(Plan *p, int layer, const int *layer_of_tensor, Err *e) {
         if (layer_of_tensor[t] != layer) continue;
         snprintf(name, sizeof name, "%.*s", (int)g->tensor[t].name.n, g->tensor[t].name.s);
         layer_of(name, &part);
+        if (!p->o.dense && strncmp(part, "attn_qkv.", 9) == 0)
+            return fail(e, "tensor %s: Q, K and V in one tensor have to be taken apart first", name);
         bool factor = strncmp(part, "attn_tucker_", 12) == 0;      // only there when rebuilding
         for (int k = 0; layer >= 0 && k < p->layer[layer].n_groups; k++)
             for (int q = P_Q; q <= P_O; q++)
@@ -374,7 +378,8 @@ static void copy_metadata(Plan *p) {
         {T_F32, 0}, {T_F16, 1}, {T_Q4_0, 2}, {T_Q4_1, 3}, {T_Q8_0, 7}, {T_BF16, 32}};
     const Gguf *g = &p->source->g;
     for (uint64_t i = 0; i < g->n_kv; i++)
-        if ((!begins(g->kv[i].key, "tucker.") || begins(g->kv[i].key, "tucker.tokenizer.")) &&
+        if ((!begins(g->kv[i].key, "tucker.") || begins(g->kv[i].key, "tucker.tokenizer.") ||
+             str_is(g->kv[i].key, "tucker.activation")) &&
             !str_is(g->kv[i].key, "general.alignment"))
             gguf_set_copy(p->b, &g->kv[i]);
     for (size_t i = 0; i < sizeof file_type / sizeof *file_type; i++)
@@ -471,8 +476,11 @@ static int make(Plan *p, Err *e) {
     const Config *c = &p->model->config;
     const bool factors = !p->o.dense && !p->o.rebuild;
     // Rows of Q and K are brought to the order that GGUF files of the family have, or, where they
-    // share a U_head with V, to the one in which V stands. Weighted factors follow the source.
-    p->to_half = factors && by_data(p) ? c->rope_half : factors || strcmp(c->arch, "llama") != 0;
+    // share a U_head with V, to the one in which V stands: that of training, which GGUF changed for
+    // llama only. Weighted factors follow the source; learned positions have no pairs.
+    const bool trained_half = strcmp(c->arch, "gptj") != 0;
+    p->to_half = !c->rope_dims || (factors && by_data(p)) ? c->rope_half
+               : trained_half && (factors || strcmp(c->arch, "llama") != 0);
     p->reorder = c->rope_half != p->to_half;
     p->b = gguf_builder(e);
     p->layer = alloc((size_t)p->n_layers, sizeof *p->layer, "plan", e);

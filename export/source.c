@@ -61,6 +61,61 @@ static int refuse_safetensors(const char *path, Err *e) {
     return fail(e, "%s: weights without their config.json (name the folder that holds both)", path);
 }
 
+// Bytes of `rows` rows from `row` on, as a tensor of its own.
+static int add_rows(GgufBuilder *b, const char *name, const GgufTensor *t, int64_t row, int64_t rows,
+                    Err *e) {
+    const bool vector = t->n_dims == 1;
+    size_t bytes = 0;
+    if (!row_size(t->type, vector ? 1 : t->ne[0], &bytes))
+        return fail(e, "tensor %.*s cannot be taken apart", (int)t->name.n, t->name.s);
+    const int64_t ne[GGUF_MAX_DIMS] = {vector ? rows : t->ne[0], vector ? 1 : rows, 1, 1};
+    gguf_add(b, name, t->type, t->n_dims, ne, (const uint8_t *)t->data + (size_t)row * bytes);
+    return 0;
+}
+
+int source_split(Source *s, const Model *m, Err *e) {
+    const Config *c = &m->config;
+    const int64_t rows[] = {c->h * c->hd, c->n_kv * c->hd, c->n_kv * c->hd};
+    bool fused = false;
+    for (int64_t l = 0; l < c->n_layers; l++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%lld.attn_qkv.weight", (long long)l);
+        fused |= gguf_has(&s->g, name);
+    }
+    if (!fused) return 0;
+    GgufBuilder *b = gguf_builder(e);
+    int result = b ? 0 : -1;
+    for (uint64_t i = 0; i < s->g.n_kv && !result; i++) gguf_set_copy(b, &s->g.kv[i]);
+    for (uint64_t i = 0; i < s->g.n_tensors && !result; i++) {
+        const GgufTensor *t = &s->g.tensor[i];
+        char name[GGUF_MAX_NAME + 8];
+        snprintf(name, sizeof name, "%.*s", (int)t->name.n, t->name.s);
+        char *at = strstr(name, ".attn_qkv.");
+        if (!at) {
+            gguf_add(b, name, t->type, t->n_dims, t->ne, t->data);
+            continue;
+        }
+        for (int64_t p = P_Q, row = 0; p <= P_V && !result; row += rows[p++]) {
+            char one[sizeof name];
+            snprintf(one, sizeof one, "%.*s.attn_%c.%s", (int)(at - name), name, "qkv"[p], at + 10);
+            result = add_rows(b, one, t, row, rows[p], e);
+        }
+    }
+    Gguf apart = {0};
+    if (!result) result = gguf_build(b, s->g.name, &apart, e);
+    if (result) {
+        gguf_builder_free(b);
+        return -1;
+    }
+    apart.map = s->g.map;                      // the file stays mapped
+    s->g.map = (FileMap){0};
+    gguf_free(&s->g);
+    gguf_builder_free(s->built);
+    s->g = apart;
+    s->built = b;
+    return 0;
+}
+
 int source_open(Source *s, const char *path, const char *tokenizer, Err *e) {
     *s = (Source){0};
     struct stat info;

@@ -1,17 +1,19 @@
 // source: published weights, whatever their files, presented as a GGUF index over mapped bytes:
 // tensor names, shapes and metadata as GGUF has them. So the exporter, and the engine inside it,
-// read one form only. Nothing is copied but 1-D tensors that are not F32 and what has to be split.
+// read one form only. Nothing is copied but 1-D tensors that are not F32 and matrices that have to be
+// turned.
 //   a GGUF or .tbin                      gguf
 //   a Hugging Face folder                safetensors.c, hf.c, vocab.c, json.c
 //   a llama2.c .bin + tokenizer.bin      llama2c.c
 #ifndef SOURCE_H
 #define SOURCE_H
 
+#include "../model.h"
 #include "../tokenizer.h"
 
 typedef struct {
     Gguf g;
-    GgufBuilder *built;       // NULL when the source is a GGUF itself
+    GgufBuilder *built;       // NULL when the source is a GGUF as it stands
     Vocab vocab;              // read from a tokenizer file; n = 0 when it stays in g's metadata
     const char *kind;         // "gguf", "safetensors", "llama2.c"
     char sha256[65];          // of the weights file (of the files' hashes, when sharded), hex
@@ -20,10 +22,13 @@ typedef struct {
 
 // tokenizer: path of a tokenizer file, NULL: the one beside the weights. A GGUF holds its own.
 // In the index of a Hugging Face folder the key tucker.rope_pairs is "half": rows of Q and K stand
-// as published. Without the key, arch llama means "interleaved" (GGUF's and llama2.c's order), any
-// other arch "half".
+// as published. Without the key, arch llama means "interleaved" (GGUF's and llama2.c's order), gptj
+// too (published so), any other arch "half".
 int source_open(Source *s, const char *path, const char *tokenizer, Err *e);
 void source_close(Source *s);
+// Where Q, K and V of m, bound to s, stand in one tensor: takes them apart, as factors need them. m is to
+// be bound anew. Files without factors keep the one tensor, for other programs expect it.
+int source_split(Source *s, const Model *m, Err *e);
 
 // For the readers. Memory that lives as long as s: source_close calls release(p); when -1 is
 // returned it has been called.

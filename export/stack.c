@@ -14,13 +14,17 @@ static const char *const attn_part[] = {"attn_q.weight", "attn_output.weight", "
                                         "attn_v.weight"};
 static const char *const ffn_part[] = {"ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"};
 
+// Of the feed-forward: the first that there is.
+static int first_part(const Stack *s, const Model *m) { return s->attn || m->config.gated ? 0 : 1; }
+
 static int per_layer(const Stack *s, const Model *m) {
-    return !s->attn ? 3 : m->config.n_kv == m->config.h ? 4 : 2;
+    return !s->attn ? 3 - first_part(s, m) : m->config.n_kv == m->config.h ? 4 : 2;
 }
 
 // Matrix i of a layer; *transposed: it stands in the stack turned round.
 static const Mat *matrix_at(const Stack *s, const Model *m, int layer, int i, bool *transposed) {
     const Layer *l = &m->layer[layer];
+    i += first_part(s, m);
     *transposed = s->attn ? i == 1 : i == 2;
     if (!s->attn) return i == 0 ? &l->gate.w : i == 1 ? &l->up.w : &l->down.w;
     return &l->attn.w[i == 0 ? P_Q : i == 1 ? P_O : i == 2 ? P_K : P_V];
@@ -28,7 +32,7 @@ static const Mat *matrix_at(const Stack *s, const Model *m, int layer, int i, bo
 
 static int index_of(const Stack *s, const Model *m, const char *part) {
     for (int i = 0; i < per_layer(s, m); i++)
-        if (strcmp(part, s->attn ? attn_part[i] : ffn_part[i]) == 0) return i;
+        if (strcmp(part, s->attn ? attn_part[i] : ffn_part[i + first_part(s, m)]) == 0) return i;
     return -1;
 }
 

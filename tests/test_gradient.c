@@ -178,19 +178,19 @@ static double loss_of(const Model *m, const int *ids, Move move) {
         const Attention *a = &w->attn;
         for (int64_t t = 0; t < N; t++) {
             double *at = x + t * d, *kt = k + t * narrow;
-            norm(xn, at, w->attn_norm, d, c->norm_eps);
+            norm(xn, at, w->attn_norm.w, d, c->norm_eps);
             times(&move, &a->w[P_Q], a->bias[P_Q], xn, q);
             times(&move, &a->w[P_K], a->bias[P_K], xn, kt);
             times(&move, &a->w[P_V], a->bias[P_V], xn, v + t * narrow);
-            place(m, q, c->h, w->q_norm, t);
-            place(m, kt, c->n_kv, w->k_norm, t);
+            place(m, q, c->h, w->q_norm.w, t);
+            place(m, kt, c->n_kv, w->k_norm.w, t);
             for (int64_t i = 0; i < c->h; i++) {
                 const int64_t kv = i / (c->h / c->n_kv) * c->hd;
                 attend_to(c, q + i * c->hd, k + kv, v + kv, narrow, t, o + i * c->hd);
             }
             times(&move, &a->w[P_O], a->bias[P_O], o, y);
             for (int64_t i = 0; i < d; i++) at[i] += y[i];
-            norm(xn, at, w->ffn_norm, d, c->norm_eps);
+            norm(xn, at, w->ffn_norm.w, d, c->norm_eps);
             times(&move, &w->gate.w, NULL, xn, gate);
             times(&move, &w->up.w, NULL, xn, up);
             for (int64_t i = 0; i < f; i++) gate[i] *= up[i] / (1 + exp(-gate[i]));
@@ -200,7 +200,7 @@ static double loss_of(const Model *m, const int *ids, Move move) {
     }
     for (int64_t t = 0; t + 1 < N; t++) {
         double sum = 0;
-        norm(xn, x + t * d, m->output_norm, d, c->norm_eps);
+        norm(xn, x + t * d, m->output_norm.w, d, c->norm_eps);
         times(&move, &m->output, NULL, xn, logit);
         for (int64_t i = 0; i < c->vocab; i++) sum += exp(logit[i]);
         loss += log(sum) - logit[ids[t + 1]];

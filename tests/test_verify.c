@@ -201,7 +201,7 @@ static int refuses(void) {
     p.t.ids[3] = (int)rig.vocab;
     CHECK(compare_models(a, NULL, &p.t, &c, NULL, NULL, &err) && strstr(err.msg, "token 97"), "%s", err.msg);
     p.t.ids[3] = 0;
-    ((float *)p.dense.m.output_norm)[0] = NAN;
+    ((float *)p.dense.m.output_norm.w)[0] = NAN;
     CHECK(compare_models(a, NULL, &p.t, &c, NULL, NULL, &err) && strstr(err.msg, "finite"), "%s", err.msg);
     rig_free(&other);
     pair_free(&p);

@@ -32,7 +32,7 @@ typedef struct {
 // ---- to ids --------------------------------------------------------------------------------------
 
 // Ids of a text, with the vocabulary's BOS where it does not begin with it.
-static int encode(const Loaded *l, const char *text, Ids *to, Err *e) {
+static int text_ids(const Loaded *l, const char *text, Ids *to, Err *e) {
     const Vocab *v = l->vocab;
     int *ids = NULL;
     size_t n = 0;
@@ -115,7 +115,7 @@ static int code_next(const Run *r, const Item *it, Coded *c, Err *e) {
 
 static int code_whole(const Run *r, const Item *it, int i, Coded *c, Err *e) {
     char *joined = text_join(it->prompt, it->text[i], e);
-    int status = joined ? encode(r->l, joined, &c->whole[i], e) : -1;
+    int status = joined ? text_ids(r->l, joined, &c->whole[i], e) : -1;
     free(joined);
     if (status) return -1;
     const Ids *w = &c->whole[i];
@@ -129,7 +129,7 @@ static int code_whole(const Run *r, const Item *it, int i, Coded *c, Err *e) {
 // *c is to be freed in any case. *need: positions that the item takes.
 static int code_item(const Run *r, const Item *it, Coded *c, int64_t *need, Err *e) {
     *c = (Coded){.n = it->n};
-    if (encode(r->l, it->prompt, &c->prompt, e)) return -1;
+    if (text_ids(r->l, it->prompt, &c->prompt, e)) return -1;
     *need = c->prompt.n;
     if (c->prompt.n == 0) return fail(e, "an empty prompt, and this vocabulary has no BOS to begin with");
     if (it->kind == ITEM_NEXT) return code_next(r, it, c, e);
