@@ -30,8 +30,6 @@ static const char *strip(const char *s, size_t *n) {
     return s;
 }
 
-static size_t unicode_lower(uint32_t c, uint32_t out[2]) { out[0] = c >= 'A' && c <= 'Z' ? c + 32 : c >= 0xC0 && c <= 0xDE && c != 0xD7 ? c + 32 : c; return 1; }
-
 // Lower case of s (n bytes), code point by code point, in a new buffer. A final sigma is a sigma.
 static char *lower(const char *s, size_t n) {
     char *out = malloc(3 * n + 1), *at = out;           // a lower case may take more bytes: U+0130

@@ -110,10 +110,8 @@ static void put_outcome(FILE *f, const Item *it, const Outcome *o) {
     fputc(']', f);
 }
 
-int write_outcomes(const char *path, const Items *items, const Outcome *a, const Outcome *b, Err *e) {
-    FileOut out = {0};
-    int status = out_open(&out, path, e);
-    for (int64_t i = 0; status == 0 && i < items->n; i++) {
+int write_outcomes(FileOut *out, const Items *items, const Outcome *a, const Outcome *b, Err *e) {
+    for (int64_t i = 0; i < items->n; i++) {
         const Item *it = &items->item[i];
         char *line = NULL;
         size_t size = 0;
@@ -129,12 +127,11 @@ int write_outcomes(const char *path, const Items *items, const Outcome *a, const
             }
             fputs("}\n", f);
         }
-        status = !f || fclose(f) ? fail(e, "out of memory") : out_write(&out, line, size, e);
+        int status = !f || fclose(f) ? fail(e, "out of memory") : out_write(out, line, size, e);
         free(line);
+        if (status) return -1;
     }
-    if (status == 0) status = out_commit(&out, e);
-    out_abort(&out);
-    return status;
+    return 0;
 }
 
 void outcomes_free(Outcome *o, int64_t n) {

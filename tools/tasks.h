@@ -61,7 +61,7 @@ void outcomes_free(Outcome *o, int64_t n);     // and o itself, which may be NUL
 // by item. x (items->n) is room. Outcomes stand in the order of the items.
 void print_figures(const Items *items, const Outcome *o, double *x);
 void print_difference(const Items *items, const Outcome *a, const Outcome *b, double *x);
-// A JSON line an item, written beside and renamed; b, if not NULL, stands in "against".
-int write_outcomes(const char *path, const Items *items, const Outcome *a, const Outcome *b, Err *e);
+// A JSON line an item; b, if not NULL, stands in "against".
+int write_outcomes(FileOut *out, const Items *items, const Outcome *a, const Outcome *b, Err *e);
 
 #endif
