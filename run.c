@@ -435,6 +435,9 @@ static int act(const Options *o, const Loaded *l, Err *e) {
     char *prompt = NULL;
     size_t size = 0;
     int status;
+    bool reads = o->action == DO_GENERATE || o->action == DO_CHAT || o->action == DO_PERPLEXITY;
+    if (reads && l->model->config.encoder)
+        return fail(e, "%s is an encoder, which continues no text (--fill-mask, --embed)", o->model);
     switch (o->action) {
     case DO_INFO:       return tool_info(l, o->kv_type, e);
     case DO_TOKENIZE:   return tool_tokenize(l, o->tool_file, e);

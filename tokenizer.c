@@ -1,4 +1,4 @@
-// tokenizer: bytes to ids and back, for two families of vocabularies:
+// tokenizer: bytes to ids and back, for three families of vocabularies:
 //   SentencePiece BPE (llama 2): the text, with a space put before it, is cut into characters; the
 //     pair of neighbours that makes the piece of highest score is joined, again and again. What is
 //     no piece at the end becomes byte pieces <0xNN>.
@@ -6,7 +6,9 @@
 //     within a word, bytes are joined by a list of merges, the earliest merge first.
 // Both come down to one loop over a heap of possible joins (merge_word), O(n log n) for any text.
 // The regular expressions are in core/words.c.
-//   1 vocabularies in GGUF   2 tables made from a vocabulary   3 merging   4 encoding   5 decoding
+//   WordPiece (bert): the text, normalised and cut into words (core/wordpiece.c), each of which is the
+//     longest piece that it begins with, then the longest of those that go on, and so to its end.
+//   1 tables made from a vocabulary   2 merging   3 encoding   4 decoding
 #include "tokenizer.h"
 
 #include <math.h>
@@ -16,168 +18,10 @@
 #include "core/strmap.h"
 #include "core/unicode.h"
 
-enum { MAX_PIECE = 4096 };         // bytes; longer ones are no vocabulary, and would slow matching
+enum { MAX_PIECE = 4096,           // bytes; longer ones are no vocabulary, and would slow matching
+       MAX_WORD = 100 };           // characters: WordPiece takes no longer word apart
 
-// ---- 1 vocabularies in GGUF ---------------------------------------------------------------------
-
-typedef struct Block { struct Block *next; } Block;      // of v->owned, a list; data 16 bytes on
-
-void *vocab_alloc(Vocab *v, size_t n, size_t size, const char *what, Err *e) {
-    size_t bytes;
-    if (!mul_size(n, size, &bytes) || !add_size(bytes, 16, &bytes)) bytes = SIZE_MAX;
-    Block *b = alloc(bytes, 1, what, e);
-    if (!b) return NULL;
-    b->next = v->owned;
-    v->owned = b;
-    return (char *)b + 16;
-}
-
-void vocab_free(Vocab *v) {
-    for (Block *b = v->owned, *next; b; b = next) {
-        next = b->next;
-        free(b);
-    }
-    *v = (Vocab){0};
-}
-
-#define ANY UINT64_MAX
-// An array of n items of one type, or NULL: *status is set unless it is absent and may be.
-static const GgufKv *array(const Gguf *g, const char *key, GgufType item, uint64_t n, bool needed,
-                           int *status, Err *e) {
-    const GgufKv *kv = gguf_kv(g, key);
-    if (!kv) {
-        if (needed) *status = fail(e, "%s: %s is absent", g->name, key);
-        return NULL;
-    }
-    if (kv->type != GGUF_ARR || kv->item != item)
-        *status = fail(e, "%s: %s: expected an array of %s", g->name, key,
-                       item == GGUF_STR ? "strings" : item == GGUF_F32 ? "f32" : "i32");
-    else if (kv->count > INT32_MAX)
-        *status = fail(e, "%s: %s: %llu items are too many", g->name, key,
-                       (unsigned long long)kv->count);
-    else if (n != ANY && kv->count != n)
-        *status = fail(e, "%s: %s: expected %llu items, one a token, found %llu", g->name, key,
-                       (unsigned long long)n, (unsigned long long)kv->count);
-    else return kv;
-    return NULL;
-}
-
-// A token id by key; absent, or 2^32 - 1: *id stays.
-static int read_id(const Gguf *g, const char *key, int n, int *id, Err *e) {
-    int64_t x = UINT32_MAX;
-    if (gguf_get_int(g, key, -1, UINT32_MAX, &x, e)) return -1;
-    if (x == UINT32_MAX || x == -1) return 0;
-    if (x >= n) return fail(e, "%s: %s: expected an id below %d, found %lld", g->name, key, n,
-                            (long long)x);
-    *id = (int)x;
-    return 0;
-}
-
-static int read_gguf(Vocab *v, const Gguf *g, Err *e) {
-    Str model = {0}, pre = {0};
-    int status = 0;
-    if (gguf_get_str(g, "tokenizer.ggml.model", &model, e)) return -1;
-    if (str_is(model, "llama")) v->kind = VOCAB_SPM;
-    else if (str_is(model, "gpt2")) v->kind = VOCAB_BPE;
-    else if (!model.s) return fail(e, "%s: tokenizer.ggml.model is absent", g->name);
-    else return fail(e, "%s: tokenizer.ggml.model '%.*s' is not supported (llama and gpt2 are)",
-                     g->name, (int)(model.n < 64 ? model.n : 64), model.s);
-
-    const GgufKv *tokens = array(g, "tokenizer.ggml.tokens", GGUF_STR, ANY, true, &status, e);
-    if (!tokens) return -1;
-    if (!tokens->count) return fail(e, "%s: tokenizer.ggml.tokens: no tokens", g->name);
-    v->n = (int)tokens->count;
-    v->piece = tokens->strings;
-    size_t n = (size_t)v->n;
-    if (!(v->type = vocab_alloc(v, n, sizeof *v->type, "token types", e))) return -1;
-    if (!(v->strip = vocab_alloc(v, n, 1, "token flags", e))) return -1;
-    const GgufKv *types = array(g, "tokenizer.ggml.token_type", GGUF_I32, n, false, &status, e);
-    if (types) memcpy(v->type, types->data, n * sizeof *v->type);
-    else for (size_t i = 0; i < n; i++) v->type[i] = TOK_NORMAL;
-    const GgufKv *strip = array(g, "tucker.tokenizer.strip", GGUF_U8, n, false, &status, e);
-    if (strip) memcpy(v->strip, strip->data, n);
-    if (status) return -1;
-
-    if (v->kind == VOCAB_SPM) {
-        const GgufKv *scores = array(g, "tokenizer.ggml.scores", GGUF_F32, n, true, &status, e);
-        if (!scores) return -1;
-        if (!(v->score = vocab_alloc(v, n, sizeof *v->score, "token scores", e))) return -1;
-        memcpy(v->score, scores->data, n * sizeof *v->score);
-        bool squeeze = false;
-        if (gguf_get_bool(g, "tokenizer.ggml.remove_extra_whitespaces", &squeeze, e)) return -1;
-        if (squeeze) return fail(e, "%s: tokenizer.ggml.remove_extra_whitespaces = true is not "
-                                 "supported", g->name);
-        for (int i = 0; i < v->n && v->unk < 0; i++) if (v->type[i] == TOK_UNKNOWN) v->unk = i;
-        if (v->n > 2 && v->type[1] == TOK_CONTROL && v->type[2] == TOK_CONTROL) {
-            v->bos = 1;
-            v->eos = 2;
-        }
-        v->add_space_prefix = v->add_bos = true;
-    } else {
-        const GgufKv *m = array(g, "tokenizer.ggml.merges", GGUF_STR, ANY, true, &status, e);
-        if (!m) return -1;
-        v->merge = m->strings;
-        v->n_merges = (int)m->count;
-        if (gguf_get_str(g, "tokenizer.ggml.pre", &pre, e)) return -1;
-        if (!pre.s) return fail(e, "%s: tokenizer.ggml.pre is absent: the pre-tokenizer is not "
-                                "known", g->name);
-        int p = pre_by_name(pre);
-        if (p < 0) return fail(e, "%s: tokenizer.ggml.pre '%.*s' is not supported (gpt-2, "
-                               "llama-bpe, qwen2 and smollm are)", g->name,
-                               (int)(pre.n < 64 ? pre.n : 64), pre.s);
-        v->pre = (PreTokenizer)p;
-        v->ignore_merges = v->add_bos = v->pre == PRE_LLAMA3;
-    }
-    if (read_id(g, "tokenizer.ggml.bos_token_id", v->n, &v->bos, e) ||
-        read_id(g, "tokenizer.ggml.eos_token_id", v->n, &v->eos, e) ||
-        read_id(g, "tokenizer.ggml.unknown_token_id", v->n, &v->unk, e) ||
-        read_id(g, "tokenizer.ggml.eot_token_id", v->n, &v->eot, e)) return -1;
-    if (gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &v->add_bos, e) ||
-        gguf_get_bool(g, "tokenizer.ggml.add_eos_token", &v->add_eos, e) ||
-        gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &v->add_space_prefix, e) ||
-        gguf_get_bool(g, "tucker.tokenizer.ignore_merges", &v->ignore_merges, e) ||
-        gguf_get_str(g, "tokenizer.chat_template", &v->chat_template, e)) return -1;
-    return 0;
-}
-
-int vocab_from_gguf(Vocab *v, const Gguf *g, Err *e) {
-    *v = (Vocab){.bos = -1, .eos = -1, .unk = -1, .eot = -1};
-    int status = read_gguf(v, g, e);
-    if (status) vocab_free(v);
-    return status;
-}
-
-void vocab_to_gguf(const Vocab *v, GgufBuilder *b) {
-    size_t n = (size_t)v->n;
-    const char *model = v->kind == VOCAB_SPM ? "llama" : "gpt2", *pre = pre_name(v->pre);
-    gguf_set_str(b, "tokenizer.ggml.model", model, strlen(model));
-    gguf_set_str(b, "tokenizer.ggml.pre", pre, strlen(pre));
-    gguf_set_strings(b, "tokenizer.ggml.tokens", v->piece, n);
-    gguf_set_array(b, "tokenizer.ggml.token_type", GGUF_I32, v->type, n);
-    if (v->kind == VOCAB_SPM) gguf_set_array(b, "tokenizer.ggml.scores", GGUF_F32, v->score, n);
-    else gguf_set_strings(b, "tokenizer.ggml.merges", v->merge, (uint64_t)v->n_merges);
-    const struct { const char *key; int id; } ids[] = {
-        {"tokenizer.ggml.bos_token_id", v->bos}, {"tokenizer.ggml.eos_token_id", v->eos},
-        {"tokenizer.ggml.unknown_token_id", v->unk}, {"tokenizer.ggml.eot_token_id", v->eot},
-    };
-    for (int i = 0; i < 4; i++) {
-        if (ids[i].id >= 0) gguf_set_int(b, ids[i].key, GGUF_U32, ids[i].id);
-        else gguf_unset(b, ids[i].key);
-    }
-    gguf_set_bool(b, "tokenizer.ggml.add_bos_token", v->add_bos);
-    gguf_set_bool(b, "tokenizer.ggml.add_eos_token", v->add_eos);
-    gguf_set_bool(b, "tokenizer.ggml.add_space_prefix", v->add_space_prefix);
-    if (v->chat_template.n)
-        gguf_set_str(b, "tokenizer.chat_template", v->chat_template.s, v->chat_template.n);
-    // What GGUF has no key for, where it is not as the other keys would have it.
-    if (v->ignore_merges != (v->pre == PRE_LLAMA3))
-        gguf_set_bool(b, "tucker.tokenizer.ignore_merges", v->ignore_merges);
-    bool strips = false;
-    for (size_t i = 0; i < n; i++) strips |= v->strip[i] != 0;
-    if (strips) gguf_set_array(b, "tucker.tokenizer.strip", GGUF_U8, v->strip, n);
-}
-
-// ---- 2 tables made from a vocabulary ------------------------------------------------------------
+// ---- 1 tables made from a vocabulary ------------------------------------------------------------
 
 typedef struct { uint32_t left, right; int rank, id; } Merge;    // left right -> id; rank -1: free
 typedef struct { Str text; int id; } Special;
@@ -227,17 +71,6 @@ static size_t copy_spaces(char *out, const char *s, size_t n) {
     return k;
 }
 
-static int hex_digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 :
-           c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-int byte_piece(Str s) {
-    if (s.n != 6 || memcmp(s.s, "<0x", 3) || s.s[5] != '>') return -1;
-    int hi = hex_digit(s.s[3]), lo = hex_digit(s.s[4]);
-    return hi < 0 || lo < 0 ? -1 : hi * 16 + lo;
-}
-
 // What each piece stands for, and the table of the normal ones.
 static int make_pieces(Tokenizer *t, Err *e) {
     const Vocab *v = t->v;
@@ -272,6 +105,11 @@ static int make_pieces(Tokenizer *t, Err *e) {
             len = 1;
         } else if (v->kind == VOCAB_SPM && (v->type[i] == TOK_NORMAL || v->type[i] == TOK_USER)) {
             len = copy_spaces(to, p.s, p.n);
+        } else if (v->kind == VOCAB_WPM && v->type[i] == TOK_NORMAL) {
+            size_t head = p.n < 3 ? p.n : 3;               // only where a word begins
+            len = copy_spaces(to, p.s, head);
+            memcpy(to + len, p.s + head, p.n - head);
+            len += p.n - head;
         } else if (v->kind == VOCAB_BPE && v->type[i] == TOK_NORMAL) {
             len = from_alphabet(p, to);
             int *byte = len == 1 ? &t->byte_id[(unsigned char)*to] : NULL;
@@ -355,14 +193,15 @@ static int make_special(Tokenizer *t, Err *e) {
 }
 
 static int check_vocab(const Vocab *v, Err *e) {
-    const int ids[] = {v->bos, v->eos, v->unk, v->eot};
-    static const char *const names[] = {"bos", "eos", "unknown", "eot"};
+    const int ids[] = {v->bos, v->eos, v->unk, v->eot, v->mask};
+    static const char *const names[] = {"bos", "eos", "unknown", "eot", "mask"};
     if (v->n < 1) return fail(e, "vocabulary: no tokens");
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (ids[i] < -1 || ids[i] >= v->n)
             return fail(e, "vocabulary: id of %s is %d, expected below %d", names[i], ids[i], v->n);
     if (v->kind == VOCAB_SPM && !v->score) return fail(e, "vocabulary: no scores");
     if (v->kind == VOCAB_BPE && v->pre == PRE_NONE) return fail(e, "vocabulary: no pre-tokenizer");
+    if (v->kind == VOCAB_WPM && v->unk < 0) return fail(e, "vocabulary: no unknown token");
     return 0;
 }
 
@@ -402,7 +241,7 @@ int tokenizer_id(const Tokenizer *t, const char *piece) {
 
 bool tokenizer_ends(const Tokenizer *t, int id) { return id >= 0 && id < t->v->n && t->ends[id]; }
 
-// ---- 3 merging ----------------------------------------------------------------------------------
+// ---- 2 merging ----------------------------------------------------------------------------------
 
 typedef struct { uint32_t at, len; int prev, next, id; } Symbol;    // len 0: joined to another
 typedef struct { double score; int left, id; uint32_t len; } Join;  // left and its next make `id`
@@ -412,7 +251,7 @@ typedef struct {
     Symbol *symbol;            // (cap) of the word at hand, a list in order of the text
     Join *heap;                // (2 * cap) the best on top
     size_t cap, n_heap;
-    char *text;                // SPM: the text with its spaces
+    char *text;                // SPM, BPE: the text with a space before it; WPM: its words
     int *ids;
     size_t n, ids_cap;
     bool after_unknown;        // SPM: the last id was the unknown one
@@ -537,12 +376,36 @@ static int merge_word(Work *w, const char *s, size_t n) {
     return 0;
 }
 
-// ---- 4 encoding ---------------------------------------------------------------------------------
+// ---- 3 encoding ---------------------------------------------------------------------------------
 
-// Text without special tokens. prefix: put a space before it (SPM).
+// The pieces of a word of WordPiece's (n bytes, a space first), the longest first; the unknown token
+// where there is none, or where the word is too long.
+static int encode_word(Work *w, const char *s, size_t n) {
+    const Tokenizer *t = w->t;
+    size_t begin = w->n, letters = 0;
+    for (size_t i = 1; i < n; i++) letters += (s[i] & 0xC0) != 0x80;
+    for (size_t i = 0, len; i < n && letters <= MAX_WORD; i += len) {
+        int id = -1;
+        for (len = n - i < t->longest ? n - i : t->longest; len > (i == 0); len--)
+            if ((i + len == n || (s[i + len] & 0xC0) != 0x80) &&
+                (id = find_piece(t, s + i, len)) >= 0) break;
+        if (id < 0) break;
+        if (emit(w, id)) return -1;
+        if (i + len == n) return 0;
+    }
+    w->n = begin;
+    return emit(w, t->v->unk);
+}
+
+// Text without special tokens. prefix: put a space before it (SPM; BPE where it has none).
 static int encode_plain(Work *w, const char *s, size_t n, bool prefix) {
     const Tokenizer *t = w->t;
     if (t->v->kind == VOCAB_BPE) {
+        if (prefix && n && *s != ' ') {
+            w->text[0] = ' ';
+            memcpy(w->text + 1, s, n++);
+            s = w->text;
+        }
         for (size_t i = 0, part = 0, end; i < n; i = end) {
             if (i == part) part = part_end(t->v->pre, s, n, i);
             end = word_end(t->v->pre, s, part, i);
@@ -551,13 +414,15 @@ static int encode_plain(Work *w, const char *s, size_t n, bool prefix) {
         }
         return 0;
     }
-    // Where no piece holds "x ", no join crosses such a place: words can be merged one by one.
+    bool wpm = t->v->kind == VOCAB_WPM;
     w->text[0] = ' ';
-    n = prefix + copy_spaces(w->text + prefix, s, n);
+    if (wpm) n = wordpiece_words(t->v->rules, s, n, w->text);
+    else n = prefix + copy_spaces(w->text + prefix, s, n);
+    // SPM: where no piece holds "x ", no join crosses such a place: words can be merged one by one.
     for (size_t i = 0, end; i < n; i = end) {
         for (end = i + 1; end < n; end++)
-            if (t->by_word && w->text[end] == ' ' && w->text[end - 1] != ' ') break;
-        if (merge_word(w, w->text + i, end - i)) return -1;
+            if ((wpm || t->by_word) && w->text[end] == ' ' && w->text[end - 1] != ' ') break;
+        if (wpm ? encode_word(w, w->text + i, end - i) : merge_word(w, w->text + i, end - i)) return -1;
     }
     return 0;
 }
@@ -594,10 +459,10 @@ static size_t special_at(const Tokenizer *t, const char *s, size_t n, bool contr
 }
 
 // SPM: the space prefix goes before the text's first piece, user-defined or not, but behind control
-// tokens, each of which begins a document anew.
+// tokens, each of which begins a document anew. BPE: before any text.
 static int encode_all(Work *w, const char *s, size_t n, bool special, bool first) {
     const Vocab *v = w->t->v;
-    bool may = v->kind == VOCAB_SPM && v->add_space_prefix, prefix = may && first;
+    bool bpe = v->kind == VOCAB_BPE, may = v->add_space_prefix, prefix = may && first;
     size_t from = 0;
     for (size_t i = 0, len; i < n; i += len) {
         int id;
@@ -606,10 +471,10 @@ static int encode_all(Work *w, const char *s, size_t n, bool special, bool first
         size_t end = i;
         if (v->strip[id] & TOK_LSTRIP) end = space_begin(s, from, i);
         bool control = v->type[id] == TOK_CONTROL;
-        if (end > from || (prefix && !control))
+        if (end > from || (prefix && !control && !bpe))
             if (encode_plain(w, s + from, end - from, prefix)) return -1;
         if (emit(w, id)) return -1;
-        prefix = may && control;
+        prefix = may && (control || bpe);
         from = i + len;
         if (v->strip[id] & TOK_RSTRIP) from = space_end(s, n, from);
         len = from - i;
@@ -627,7 +492,8 @@ int tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool specia
     w.ids = malloc(w.ids_cap * sizeof *w.ids);
     if (!w.ids) return fail(e, "token ids: out of memory for %zu ids", w.ids_cap);
     int status = 0;
-    if (t->v->kind == VOCAB_SPM && !(w.text = alloc(n + 1, 1, "text", e))) status = -1;
+    size_t room = t->v->kind == VOCAB_WPM ? WORDS_ROOM(n) : n + 1;
+    if (!(w.text = alloc(room, 1, "text", e))) status = -1;
     if (!status) status = encode_all(&w, text, n, special, first);
     free(w.text);
     free(w.symbol);
@@ -641,7 +507,7 @@ int tokenizer_encode(const Tokenizer *t, const char *text, size_t n, bool specia
     return 0;
 }
 
-// ---- 5 decoding ---------------------------------------------------------------------------------
+// ---- 4 decoding ---------------------------------------------------------------------------------
 
 static const Str replacement = {"\xEF\xBF\xBD", 3};         // U+FFFD
 
@@ -669,6 +535,21 @@ static const char *decode_bytes(Tokenizer *t, Decoder *d, size_t n, bool end) {
     return t->out;
 }
 
+// WordPiece: writes to t->joined what stands before the text s of a piece that is shown; returns its
+// bytes. A space at the piece's own beginning is taken off.
+static size_t join_word(Tokenizer *t, Decoder *d, bool normal, Str *s) {
+    bool word = !normal || s->s[0] == ' ', again = d->started;
+    d->started = true;
+    if (normal && word) {
+        s->s++;
+        s->n--;
+    }
+    if (word && (!again || (normal && s->n && strchr(".,?!", s->s[0])))) return 0;
+    if (!word && again) return 0;
+    memcpy(t->joined, word ? " " : "##", 2);
+    return word ? 1 : 2;
+}
+
 const char *tokenizer_decode(Tokenizer *t, Decoder *d, int id) {
     const Vocab *v = t->v;
     Str s = {"", 0};
@@ -676,6 +557,11 @@ const char *tokenizer_decode(Tokenizer *t, Decoder *d, int id) {
     if (type == TOK_NORMAL || type == TOK_USER || type == TOK_BYTE) s = t->text[id];
     else if (type == TOK_UNKNOWN) s = d->special ? t->text[id] : replacement;
     else if (type == TOK_CONTROL && d->special) s = t->text[id];
+    if (v->kind == VOCAB_WPM) {
+        size_t before = s.n ? join_word(t, d, type == TOK_NORMAL, &s) : 0;
+        if (s.n) memcpy(t->joined + before, s.s, s.n);
+        return decode_bytes(t, d, before + s.n, true);
+    }
     // The encoder put a space where a document begins; here it goes again.
     if (v->kind == VOCAB_SPM && v->add_space_prefix && !d->started && type == TOK_NORMAL && s.n &&
         s.s[0] == ' ') {

@@ -339,6 +339,12 @@ static double header_bytes(const Config *c) {
 }
 static int64_t padded(const Part *p) { return (p->blocks * p->width * p->width + 7) / 8 * 8; }
 
+int calib_supported(const Config *c, Err *e) {
+    if (c->gated && c->rope_dims && !c->layer_norm && !c->post_norm && !c->parallel && !c->encoder) return 0;
+    return fail(e, "moments and gradients of architecture %s are not supported; --method hooi or hosvd "
+                "needs none", c->arch);
+}
+
 double moments_bytes(const Config *c, int want) {
     LayerMoments l;
     Part part[PARTS];
@@ -663,6 +669,7 @@ int moments_collect(Moments *m, const Model *model, const CalibText *t, int want
     if (t->count < 1 || t->window < 2)
         return fail(e, "a calibration text of %lld windows of %lld ids", (long long)t->count,
                     (long long)t->window);
+    if (calib_supported(g, e)) return -1;
     for (int64_t l = 0; l < g->n_layers; l++)
         if (model->layer[l].attn.n_groups)
             return fail(e, "moments are of a dense model: layer %lld has factors", (long long)l);

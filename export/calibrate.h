@@ -51,6 +51,8 @@ typedef struct {
     double loss;              // mean -log p of the text's scored tokens (WANT_FISHER only)
 } Moments;
 
+// 0 for a model whose moments and gradients can be taken: of the LLaMA family. Else -1 and a hint.
+int calib_supported(const Config *c, Err *e);
 // Bytes that the moments of a model take.
 double moments_bytes(const Config *c, int want);
 // Runs the dense model over the text. Gradients are of the sum of -log p over a window's tokens, so

@@ -567,6 +567,10 @@ static char *command_of(int argc, char **argv) {
     return text;
 }
 
+static int can_verify(const Model *m, Err *e) {
+    return !m->config.encoder ? 0 : fail(e, "--verify: an encoder does not predict what follows");
+}
+
 static int take_apart(Export *x, Err *e) {
     if (source_split(&x->source, &x->model, e)) return -1;
     model_free(&x->model);
@@ -585,7 +589,7 @@ static int export_model(const Job *j, Err *e) {
     if (result) return -1;
     result = -1;
     if (source_open(&x.source, o->source, o->tokenizer, e) ||
-        model_bind(&x.model, &x.source.g, e) ||
+        model_bind(&x.model, &x.source.g, e) || (j->verify && can_verify(&x.model, e)) ||
         (!o->dense && !o->rebuild && take_apart(&x, e)) || plan_check(o, &x.source, &x.model, e) ||
         (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;
     if (!j->quiet) table(&x.plan, measured, seconds() - start);

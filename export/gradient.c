@@ -390,6 +390,7 @@ static float *carve(const Array *a, int count, int64_t n, const char *what, Err 
 Gradient *gradient_new(const Model *m, int64_t window, Err *e) {
     const Config *c = &m->config;
     const int64_t wide = c->h * c->hd, narrow = c->n_kv * c->hd;
+    if (calib_supported(c, e)) return NULL;
     for (int64_t l = 0; l < c->n_layers; l++) {
         const Layer *w = &m->layer[l];
         if (w->attn.n_groups || w->gate.a.rows || w->up.a.rows || w->down.a.rows) {

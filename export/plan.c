@@ -536,6 +536,7 @@ int plan_check(const Options *o, const Source *s, const Model *m, Err *e) {
         return fail(e, "%s: is factored already (--rebuild makes a dense file of it first)",
                     o->source);
     if (o->dense || o->rebuild) return 0;
+    if ((moments_wanted(o) || o->refit) && calib_supported(&m->config, e)) return -1;
     p.layer = alloc((size_t)p.n_layers, sizeof *p.layer, "plan", e);
     bool *chosen = alloc((size_t)p.n_layers, sizeof *chosen, "plan", e);
     if (o->trawl && stacks_parse(o->trawl, m, &p.stack, &p.n_stacks, e)) goto done;

@@ -187,6 +187,7 @@ static int check(const Refit *r, Err *e) {
     const Config *a = &r->given[0]->config, *b = &r->given[1]->config;
     const CalibText *t = r->t;
     size_t size;
+    if (calib_supported(a, e) || calib_supported(b, e)) return -1;
     if (a->d != b->d || a->f != b->f || a->n_layers != b->n_layers || a->vocab != b->vocab)
         return fail(e, "the compressed model has d %lld, f %lld, %lld layers, %lld tokens; "
                     "the dense one %lld, %lld, %lld, %lld", (long long)b->d, (long long)b->f,

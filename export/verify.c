@@ -114,6 +114,8 @@ static int check(const Model *a, const Model *b, const CalibText *t, Err *e) {
     if (b && a->config.vocab != b->config.vocab)
         return fail(e, "vocabularies of %lld and %lld tokens: the two models cannot be compared",
                     (long long)a->config.vocab, (long long)b->config.vocab);
+    if (a->config.encoder || (b && b->config.encoder))
+        return fail(e, "an encoder does not predict what follows: no loss is defined for it");
     if (t->count < 1 || t->window < 2)
         return fail(e, "a text of %lld windows of %lld ids leaves nothing to score",
                     (long long)t->count, (long long)t->window);

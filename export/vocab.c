@@ -1,8 +1,8 @@
 // vocab: reads published tokenizer files into a Vocab, which then owns all of it: tokenizer.json,
 // SentencePiece's and tiktoken's tokenizer.model, llama2.c's tokenizer.bin, vocab.json with
-// merges.txt; and what the configuration files beside them say of special tokens. What a file asks
+// merges.txt, BERT's vocab.txt; and what the configuration files beside them say of special tokens. What a file asks
 // of the tokenizer that the tokenizer does not do is refused by name. Encodes nothing itself.
-//   1 building   2 tokenizer.json   3 vocab.json + merges.txt   4 SentencePiece   5 tiktoken
+//   1 building   2 tokenizer.json   3 vocab.json + merges.txt, vocab.txt   4 SentencePiece   5 tiktoken
 //   6 llama2.c   7 choosing a reader   8 configuration files
 #include <ctype.h>
 #include <math.h>
@@ -125,6 +125,21 @@ static int named_id(const Vocab *v, const Json *name) {
     return name && name->type == J_STRING ? find_id(v, name->string) : -1;
 }
 
+#define LOWER_BLOCK "\xE2\x96\x81"      // U+2581, which stands for a space
+
+// The token with this text, which becomes a control token. In WordPiece vocabularies it may stand as
+// a word does, behind a U+2581; which it loses. -1: none.
+static int control_id(Vocab *v, Str text) {
+    int id = find_id(v, text);
+    for (int i = 0; v->kind == VOCAB_WPM && id < 0 && i < v->n; i++) {
+        Str p = v->piece[i];
+        if (p.n != text.n + 3 || memcmp(p.s, LOWER_BLOCK, 3) || memcmp(p.s + 3, text.s, text.n)) continue;
+        ((Str *)v->piece)[id = i] = (Str){p.s + 3, text.n};            // v owns its pieces
+    }
+    if (id >= 0 && v->type[id] == TOK_NORMAL) v->type[id] = TOK_CONTROL;
+    return id;
+}
+
 static int find_name(const Vocab *v, const char *const *names) {
     for (; *names; names++) {
         int id = find_id(v, (Str){*names, strlen(*names)});
@@ -135,13 +150,15 @@ static int find_name(const Vocab *v, const char *const *names) {
 
 // What no file said: ids of tokens by their usual names; and names for what is unused.
 static int finish(Build *b) {
-    static const char *const bos[] = {"<s>", "<|begin_of_text|>", NULL};
-    static const char *const eos[] = {"</s>", "<|end_of_text|>", "<|endoftext|>", NULL};
+    static const char *const bos[] = {"<s>", "<|begin_of_text|>", "[CLS]", NULL};
+    static const char *const eos[] = {"</s>", "<|end_of_text|>", "<|endoftext|>", "[SEP]", NULL};
+    static const char *const mask[] = {"<mask>", "[MASK]", NULL};
     static const char *const eot[] = {"<|eot_id|>", "<|im_end|>", NULL};
     Vocab *v = b->v;
     if (v->bos < 0) v->bos = find_name(v, bos);
     if (v->eos < 0) v->eos = find_name(v, eos);
     if (v->eot < 0) v->eot = find_name(v, eot);
+    if (v->mask < 0) v->mask = find_name(v, mask);
     if (v->eot == v->eos) v->eot = -1;
     for (int i = 0; i < v->n; i++) {
         if (v->type[i] != TOK_UNUSED || v->piece[i].n) continue;
@@ -187,8 +204,10 @@ static int read_pre(Build *b, const Json *j) {
         level = first->next;
     }
     if (!same(json_get(level, "type"), "ByteLevel")) return refuse(b, "pre_tokenizer", j);
-    if (truth(json_get(level, "add_prefix_space"), true))
-        return fail(b->e, "%s: ByteLevel with add_prefix_space is not supported", b->name);
+    b->v->add_space_prefix = truth(json_get(level, "add_prefix_space"), true);
+    if (first && b->v->add_space_prefix)                   // it would stand before every part
+        return fail(b->e, "%s: ByteLevel with add_prefix_space behind another pre-tokenizer is not "
+                    "supported", b->name);
     bool own = truth(json_get(level, "use_regex"), true);
     if (!first && own) { b->v->pre = PRE_GPT2; return 0; }
     if (same(json_get(first, "type"), "Digits") && own &&
@@ -207,8 +226,6 @@ static int read_pre(Build *b, const Json *j) {
     return fail(b->e, "%s: this pre-tokenizer is not supported: %.*s", b->name,
                 (int)(s.n < 300 ? s.n : 300), s.s);
 }
-
-#define LOWER_BLOCK "\xE2\x96\x81"      // U+2581, which stands for a space
 
 // How SentencePiece's handling of spaces is said there: a normalizer, or Metaspace.
 static int read_spaces(Build *b, const Json *normalizer, const Json *pre) {
@@ -280,12 +297,14 @@ static int score_merges(Build *b, const Json *merges) {
     return status;
 }
 
-// Tokens put before and after a text: TemplateProcessing, RobertaProcessing, or a Sequence of some.
-static void read_post(Vocab *v, const Json *j) {
+// Tokens put before and after a text, one at most each: TemplateProcessing, RobertaProcessing,
+// BertProcessing, or a Sequence of some.
+static int read_post(Build *b, const Json *j) {
+    Vocab *v = b->v;
     const Json *type = json_get(j, "type"), *list = json_get(j, "processors");
     if (same(type, "Sequence") && list)
         for (const Json *p = list->child; p; p = p->next)
-            if (!same(json_get(p, "type"), "Sequence")) read_post(v, p);
+            if (!same(json_get(p, "type"), "Sequence") && read_post(b, p)) return -1;
     const Json *cls = json_get(j, "cls"), *sep = json_get(j, "sep");
     const Json *single = json_get(j, "single");
     if (same(type, "RobertaProcessing") || same(type, "BertProcessing")) {
@@ -299,10 +318,14 @@ static void read_post(Vocab *v, const Json *j) {
             const Json *id = json_path(p, "SpecialToken.id");
             behind |= json_get(p, "Sequence") != NULL;
             if (named_id(v, id) < 0) continue;
+            if (behind ? v->add_eos : v->add_bos) return refuse(b, "post_processor", j);
             *(behind ? &v->eos : &v->bos) = named_id(v, id);
             *(behind ? &v->add_eos : &v->add_bos) = true;
         }
+    } else if (v->kind == VOCAB_WPM && !absent(j)) {
+        return refuse(b, "post_processor", j);
     }
+    return 0;
 }
 
 static int add_tokens(Build *b, const Json *added) {
@@ -310,8 +333,13 @@ static int add_tokens(Build *b, const Json *added) {
         const Json *id = json_get(a, "id"), *text = json_get(a, "content");
         if (!id || !id->is_integer || !text || text->type != J_STRING)
             return fail(b->e, "%s: an added token lacks its id or its content", b->name);
-        int type = truth(json_get(a, "special"), false) ? TOK_CONTROL : TOK_USER;
-        if (set_piece(b, id->integer, text->string.s, text->string.n, type)) return -1;
+        bool special = truth(json_get(a, "special"), false);
+        const char *bad = truth(json_get(a, "single_word"), false) ? "single_word" : NULL;
+        if (b->v->kind == VOCAB_WPM && truth(json_get(a, "normalized"), !special)) bad = "normalized";
+        if (bad) return fail(b->e, "%s: added token '%.*s' with %s = true is not supported", b->name,
+                             (int)(text->string.n < 64 ? text->string.n : 64), text->string.s, bad);
+        if (set_piece(b, id->integer, text->string.s, text->string.n, special ? TOK_CONTROL : TOK_USER))
+            return -1;
         if (truth(json_get(a, "lstrip"), false)) b->v->strip[id->integer] |= TOK_LSTRIP;
         if (truth(json_get(a, "rstrip"), false)) b->v->strip[id->integer] |= TOK_RSTRIP;
     }
@@ -329,16 +357,46 @@ static int64_t ids_end(const Json *list) {
     return end;
 }
 
+// WordPiece marks what goes on a word by ##; a Vocab, as GGUF, what begins one by U+2581.
+static int set_wordpiece(Build *b, int64_t id, Str p) {
+    if (p.n > 1 && !memcmp(p.s, "##", 2)) return set_piece(b, id, p.s + 2, p.n - 2, TOK_NORMAL);
+    char *text = text_room(b, p.n + 3);
+    if (!text) return -1;
+    memcpy(text, LOWER_BLOCK, 3);
+    if (p.n) memcpy(text + 3, p.s, p.n);
+    return set_piece(b, id, text, p.n + 3, TOK_NORMAL);
+}
+
 static int set_pieces(Build *b, const Json *vocab) {
     for (const Json *p = vocab->child; p; p = p->next) {
         if (!p->is_integer) return fail(b->e, "%s: the id of '%.*s' is no integer", b->name,
                                         (int)(p->key.n < 64 ? p->key.n : 64), p->key.s);
-        if (set_piece(b, p->integer, p->key.s, p->key.n, TOK_NORMAL)) return -1;
+        if (b->v->kind == VOCAB_WPM ? set_wordpiece(b, p->integer, p->key)
+            : set_piece(b, p->integer, p->key.s, p->key.n, TOK_NORMAL)) return -1;
     }
     return 0;
 }
 
 static bool empty_or_absent(const Json *j) { return absent(j) || same(j, ""); }
+
+// What stands around a vocabulary of WordPiece's, all but its pieces.
+static int read_wordpiece(Build *b, const Json *model, const Json *normalizer, const Json *pre) {
+    Vocab *v = b->v;
+    const Json *unk = json_get(model, "unk_token"), *most = json_get(model, "max_input_chars_per_word");
+    const Json *accents = json_get(normalizer, "strip_accents");
+    if (!same(json_get(model, "continuing_subword_prefix"), "##"))
+        return fail(b->e, "%s: continuing_subword_prefix: only '##' is supported", b->name);
+    if (most && most->integer != 100)
+        return fail(b->e, "%s: max_input_chars_per_word: only 100 is supported", b->name);
+    if (!same(json_get(normalizer, "type"), "BertNormalizer")) return refuse(b, "normalizer", normalizer);
+    if (!same(json_get(pre, "type"), "BertPreTokenizer")) return refuse(b, "pre_tokenizer", pre);
+    bool lower = truth(json_get(normalizer, "lowercase"), true);
+    v->rules = (WordRules){truth(json_get(normalizer, "clean_text"), true),
+                           truth(json_get(normalizer, "handle_chinese_chars"), true),
+                           truth(accents, lower), lower};
+    v->unk = unk && unk->type == J_STRING ? control_id(v, unk->string) : -1;
+    return v->unk < 0 ? fail(b->e, "%s: no unk_token", b->name) : 0;
+}
 
 static int read_json(Build *b, const Json *root, int n_vocab) {
     Vocab *v = b->v;
@@ -346,10 +404,12 @@ static int read_json(Build *b, const Json *root, int n_vocab) {
     const Json *merges = json_get(model, "merges"), *added = json_get(root, "added_tokens");
     const Json *normalizer = unwrap(json_get(root, "normalizer"), "normalizers");
     const Json *pre = json_get(root, "pre_tokenizer"), *type = json_get(model, "type");
-    if (type && !same(type, "BPE")) return refuse(b, "model", model);
-    if (!vocab || vocab->type != J_OBJECT || !merges || merges->type != J_ARRAY)
-        return fail(b->e, "%s: model.vocab and model.merges are expected", b->name);
-    if (!empty_or_absent(json_get(model, "continuing_subword_prefix")) ||
+    bool wpm = same(type, "WordPiece");
+    if (type && !wpm && !same(type, "BPE")) return refuse(b, "model", model);
+    if (!vocab || vocab->type != J_OBJECT || (!wpm && (!merges || merges->type != J_ARRAY)))
+        return fail(b->e, "%s: model.vocab%s expected", b->name, wpm ? " is" : " and model.merges are");
+    if (wpm) merges = NULL;
+    else if (!empty_or_absent(json_get(model, "continuing_subword_prefix")) ||
         !empty_or_absent(json_get(model, "end_of_word_suffix")))
         return fail(b->e, "%s: prefixes and suffixes of subwords are not supported", b->name);
     bool spm = truth(json_get(model, "byte_fallback"), false);
@@ -358,9 +418,11 @@ static int read_json(Build *b, const Json *root, int n_vocab) {
     if (found > 2 * (int64_t)vocab->count + 65536)
         return fail(b->e, "%s: %u tokens, but ids up to %lld", b->name, vocab->count,
                     (long long)found - 1);
-    if (begin(b, spm ? VOCAB_SPM : VOCAB_BPE, (size_t)found, n_vocab, spm ? 0 : merges->count) ||
-        set_pieces(b, vocab) || add_tokens(b, added)) return -1;
-    read_post(v, json_get(root, "post_processor"));
+    VocabKind kind = wpm ? VOCAB_WPM : spm ? VOCAB_SPM : VOCAB_BPE;
+    if (begin(b, kind, (size_t)found, n_vocab, kind == VOCAB_BPE ? merges->count : 0) ||
+        set_pieces(b, vocab) || add_tokens(b, added) ||
+        read_post(b, json_get(root, "post_processor"))) return -1;
+    if (wpm) return read_wordpiece(b, model, normalizer, pre);
     if (spm) {
         v->unk = named_id(v, json_get(model, "unk_token"));
         if (v->unk >= 0) v->type[v->unk] = TOK_UNKNOWN;
@@ -380,7 +442,7 @@ static int read_json(Build *b, const Json *root, int n_vocab) {
     return read_pre(b, pre);
 }
 
-// ---- 3 vocab.json + merges.txt ------------------------------------------------------------------
+// ---- 3 vocab.json + merges.txt, vocab.txt -------------------------------------------------------
 
 static int read_merges(Build *b, const char *text, size_t size, bool count_only) {
     int n = 0;
@@ -438,6 +500,30 @@ end:
     free(more);
     json_free(&doc);
     return status;
+}
+
+// BERT's: a piece a line, its id the line's number. What the text goes through a configuration file
+// says; without one it is what the uncased models do.
+static int read_vocab_txt(Build *b, const char *text, size_t size, int n_vocab) {
+    static const char *const control[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+    const char *end = text + size, *next;
+    size_t lines = 0;
+    for (const char *s = text; s < end; s++) lines += *s == '\n' || s + 1 == end;
+    if (begin(b, VOCAB_WPM, lines, n_vocab, 0)) return -1;
+    int64_t id = 0;
+    for (const char *s = text; s < end; s = next + 1, id++) {
+        if (!(next = memchr(s, '\n', (size_t)(end - s)))) next = end;
+        Str p = {s, (size_t)(next - s)};
+        if (p.n && p.s[p.n - 1] == '\r') p.n--;
+        if (set_wordpiece(b, id, p)) return -1;
+    }
+    for (int i = 0; i < 5; i++) {
+        int found = control_id(b->v, (Str){control[i], strlen(control[i])});
+        if (i == 1) b->v->unk = found;
+    }
+    b->v->rules = (WordRules){true, true, true, true};
+    b->v->add_bos = b->v->add_eos = true;
+    return b->v->unk < 0 ? fail(b->e, "%s: no [UNK]", b->name) : 0;
 }
 
 // ---- 4 SentencePiece ----------------------------------------------------------------------------
@@ -716,6 +802,7 @@ static int read_any(Build *b, const char *path, const char *text, size_t size, i
     size_t at = 0;
     if (ends_in(path, ".bin"))
         return size < 4 ? fail(b->e, "%s: %zu bytes", path, size) : read_llama2c(b, file, n_vocab);
+    if (ends_in(path, "vocab.txt")) return read_vocab_txt(b, text, size, n_vocab);
     while (at < size && isspace((unsigned char)text[at])) at++;
     if (at < size && text[at] == '{') {
         JsonDoc doc;
@@ -741,20 +828,20 @@ static int read_any(Build *b, const char *path, const char *text, size_t size, i
 }
 
 int vocab_read(Vocab *v, const char *path, int n_vocab, Err *e) {
-    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "vocab.json",
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
                                         "tokenizer.bin"};
     Build b = {.v = v, .name = path, .e = e};
     char inside[MAX_PATH], *text;
     struct stat st;
     size_t size;
-    *v = (Vocab){.bos = -1, .eos = -1, .unk = -1, .eot = -1};
+    *v = (Vocab){.bos = -1, .eos = -1, .unk = -1, .eot = -1, .mask = -1};
     if (!stat(path, &st) && S_ISDIR(st.st_mode)) {
         bool found = false;
-        for (int i = 0; i < 4 && !found; i++) {
+        for (int i = 0; i < 5 && !found; i++) {
             if (join_path(inside, path, names[i], e)) return -1;
             found = exists(inside);
         }
-        if (!found) return fail(e, "%s: no tokenizer.json, tokenizer.model, vocab.json or "
+        if (!found) return fail(e, "%s: no tokenizer.json, tokenizer.model, vocab.json, vocab.txt or "
                                 "tokenizer.bin in it", path);
         b.name = path = inside;
     }
@@ -785,22 +872,39 @@ static int read_config(const char *folder, const char *name, JsonDoc *doc, Err *
 // token. -1: null, or no token of the vocabulary.
 static int special_id(Vocab *v, const Json *j) {
     const Json *text = j->type == J_OBJECT ? json_get(j, "content") : j;
-    int id = named_id(v, text);
-    if (id >= 0 && v->type[id] == TOK_NORMAL) v->type[id] = TOK_CONTROL;
+    int id = text && text->type == J_STRING ? control_id(v, text->string) : -1;
     if (id >= 0 && truth(json_get(j, "lstrip"), false)) v->strip[id] |= TOK_LSTRIP;
     if (id >= 0 && truth(json_get(j, "rstrip"), false)) v->strip[id] |= TOK_RSTRIP;
     return id;
 }
 
 static void read_special(Vocab *v, const Json *root) {
-    static const char *const others[] = {"unk_token", "sep_token", "pad_token", "cls_token",
-                                         "mask_token"};
-    const Json *bos = json_get(root, "bos_token"), *eos = json_get(root, "eos_token"), *j;
-    if (bos) v->bos = special_id(v, bos);
-    if (eos) v->eos = special_id(v, eos);
-    for (int i = 0; i < 5; i++) if ((j = json_get(root, others[i]))) special_id(v, j);
+    bool wpm = v->kind == VOCAB_WPM;
+    int unused;
+    const struct { const char *name; int *id; } named[] = {
+        {"bos_token", &v->bos}, {"eos_token", &v->eos}, {"mask_token", &v->mask},
+        {"cls_token", wpm ? &v->bos : &unused}, {"sep_token", wpm ? &v->eos : &unused},
+        {"unk_token", wpm ? &v->unk : &unused}, {"pad_token", &unused}};
+    const Json *j;
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++)
+        if ((j = json_get(root, named[i].name))) *named[i].id = special_id(v, j);
     j = json_get(root, "additional_special_tokens");
     if (j && j->type == J_ARRAY) for (j = j->child; j; j = j->next) special_id(v, j);
+}
+
+// What else tokenizer_config.json says of the text.
+static void read_rules(Vocab *v, const Json *root) {
+    const Json *class = json_get(root, "tokenizer_class"), *lower = json_get(root, "do_lower_case");
+    v->add_bos = truth(json_get(root, "add_bos_token"), v->add_bos);
+    v->add_eos = truth(json_get(root, "add_eos_token"), v->add_eos);
+    if (same(class, "RobertaTokenizer") || same(class, "RobertaTokenizerFast"))
+        v->add_bos = v->add_eos = true;
+    if (v->kind == VOCAB_BPE && v->pre == PRE_GPT2)
+        v->add_space_prefix = truth(json_get(root, "add_prefix_space"), v->add_space_prefix);
+    if (v->kind != VOCAB_WPM) return;
+    v->rules.chinese = truth(json_get(root, "tokenize_chinese_chars"), v->rules.chinese);
+    if (!absent(lower)) v->rules.lower = v->rules.strip_accents = truth(lower, v->rules.lower);
+    v->rules.strip_accents = truth(json_get(root, "strip_accents"), v->rules.strip_accents);
 }
 
 static int keep_template(Vocab *v, Str s, Err *e) {
@@ -822,8 +926,7 @@ int vocab_read_config(Vocab *v, const char *folder, Err *e) {
     if (status < 0) return -1;
     if (!status) {
         read_special(v, doc.root);
-        v->add_bos = truth(json_get(doc.root, "add_bos_token"), v->add_bos);
-        v->add_eos = truth(json_get(doc.root, "add_eos_token"), v->add_eos);
+        read_rules(v, doc.root);
         const Json *chat = json_get(doc.root, "chat_template");
         if (chat && chat->type == J_ARRAY) {               // several by name
             const Json *list = chat->child;

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Compares tokenizer.c and export/vocab.c with the published tokenizers on random text.
 
-    python tests/oracle_tokenizer.py DATA [TEXTS [SEED [MODEL.gguf]]]      run from the repository's top
+    python tests/oracle_tokenizer.py DATA [TEXTS [SEED [MODEL.gguf [BERT]]]]      run from the repository's top
 
-DATA: the folder of test data with tokenizers/ and text/. MODEL.gguf: one with smollm's vocabulary.
+DATA: the folder of test data with tokenizers/ and text/. MODEL.gguf: one with smollm's vocabulary
+("": none). BERT: a folder with a BERT's tokenizer.json.
 Not part of `make test`. Written for tokenizers 0.23.3, sentencepiece 0.2.3, tiktoken 0.14.0, gguf 0.19.0.
 """
 import base64, ctypes, json, random, subprocess, sys, tempfile, unicodedata
@@ -18,7 +19,7 @@ DATA, TEXTS = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2000
 rng = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
 tmp = tempfile.mkdtemp()
 sources = ["tokenizer.c", "export/vocab.c", "export/json.c"] + [
-    f"core/{n}.c" for n in ("words", "strmap", "unicode", "util", "gguf", "quant")]
+    f"core/{n}.c" for n in ("vocab", "words", "wordpiece", "strmap", "unicode", "util", "gguf", "quant")]
 subprocess.check_call(["cc", "-std=gnu11", "-O2", "-shared", "-fPIC", "-I.", *sources, "-lm", "-o", f"{tmp}/lib.so"])
 lib = ctypes.CDLL(f"{tmp}/lib.so")
 lib.tokenizer_new.restype = ctypes.c_void_p
@@ -68,7 +69,7 @@ white = [c for c in assigned if c.isspace() and c not in "\x1c\x1d\x1e\x1f"]
 bits = ["'s", "'S", "'t", "'re", "'RE", "'Ve", "'m", "'ll", "'lL", "'d", "'ſ", "'", "''", " ", "  ", "   ", "\n", "\n\n",
         "\r\n", "\t", " \n", "\n ", "1", "12", "345", "6789", "½", "Ⅷ", "٣", "é", "e\u0301", "ß", "ı", "İ", "word", " the",
         " The", "!", "?!", " ...", "---", "\u3000", "\xa0", "\u2028", "\u200b", "\ufeff", "😀", "👨‍👩‍👧", "中文", "한국어", "नमस्ते",
-        "العربية", "\x00", "\x7f", "\u2581", "<s>", "</s>", "<unk>", "<mask>", "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+        "العربية", "\x00", "\x7f", "\u2581", "[MASK]", "[CLS]", "##s", "ΑΣ", "y" * 101, "Ａ", "\u0301", "가", "豈", "<s>", "</s>", "<unk>", "<mask>", "<|endoftext|>", "<|im_start|>", "<|im_end|>",
         "<|eot_id|>", "<|extratoken_1|>", "<|extratoken_14|>", "<0x41>", "_", "x" * 40, "=" * 9, "<", "|", ">"]
 
 
@@ -130,11 +131,26 @@ for name, regex in (("llama3 regex", LLAMA3), ("qwen2 regex", QWEN2)):
     json.dump(spec, open(path, "w"))
     compare(name, Ours(path), plain(Tokenizer.from_file(path)))
 
+# RoBERTa's add_prefix_space. WordPiece: a folder of a BERT model may be given as the fifth argument.
+spec = json.load(open(f"{folder}/roberta/tokenizer.json"))
+spec["pre_tokenizer"]["add_prefix_space"] = True
+json.dump(spec, open(f"{tmp}/prefix.json", "w"))
+compare("roberta, add_prefix_space", Ours(f"{tmp}/prefix.json"), plain(Tokenizer.from_file(f"{tmp}/prefix.json")),
+        decodes=False)
+if len(sys.argv) > 5:
+    spec = json.load(open(f"{sys.argv[5]}/tokenizer.json"))
+    spec["truncation"] = spec["padding"] = None
+    for change in ({}, {"lowercase": False}, {"strip_accents": False}, {"lowercase": False, "strip_accents": True},
+                   {"clean_text": False}, {"handle_chinese_chars": False}):
+        json.dump({**spec, "normalizer": {**spec["normalizer"], **change}}, open(f"{tmp}/bert.json", "w"))
+        compare(f"bert {change}", Ours(f"{tmp}/bert.json"), plain(Tokenizer.from_file(f"{tmp}/bert.json")),
+                decodes=False)
+
 ranks = {base64.b64decode(p): int(r) for p, r in (line.split() for line in open(f"{folder}/llama3/tokenizer.model", "rb"))}
 llama3 = tiktoken.Encoding("llama3", pat_str=LLAMA3, mergeable_ranks=ranks, special_tokens={"<|eot_id|>": 128009})
 compare("llama3", Ours(f"{folder}/llama3/tokenizer.model"), lambda s: llama3.encode(s, allowed_special="all"))
 
-if len(sys.argv) > 4:
+if len(sys.argv) > 4 and sys.argv[4]:
     import gguf
     fields = gguf.GGUFReader(sys.argv[4]).fields
     get = lambda key: fields["tokenizer.ggml." + key].contents()

@@ -220,6 +220,51 @@ static void rig_laser(RigModel *r, const char *whole, const Rig *c, int64_t rows
     rig_add(r, name, c->type, rows, rank, rig_random(r, &seed, rows, rank, 1.5f / sqrtf((float)rank)));
 }
 
+// Which families the rig makes, by what sets them apart.
+static bool rig_is(const Rig *c, const char *arch) { return strcmp(c->arch, arch) == 0; }
+static bool rig_plain(const Rig *c) {                     // LayerNorm, and nothing gates
+    return rig_is(c, "gptj") || rig_is(c, "gpt2") || rig_is(c, "bert");
+}
+
+typedef struct { const char *name; int64_t rows, cols; bool put; } RigTensor;
+
+// One of a layer (l < 0: of none), around 1 for weights of norms, else small.
+static void rig_put(RigModel *r, const Rig *c, int64_t l, const RigTensor *t, uint64_t *s) {
+    char name[96];
+    if (!t->put) return;
+    if (l < 0) snprintf(name, sizeof name, "%s", t->name);
+    else snprintf(name, sizeof name, "blk.%d.%s", (int)l, t->name);
+    float scale = t->rows ? 1 / sqrtf((float)t->cols) : strstr(t->name, "bias") ? 0.1f : 1;
+    rig_add(r, name, c->type, t->rows, t->cols, rig_random(r, s, t->rows, t->cols, scale));
+}
+
+// What a family with LayerNorm has beside the matrices of its layers.
+static void rig_ends(RigModel *r, const Rig *c, uint64_t *s) {
+    const bool bert = rig_is(c, "bert"), gptj = rig_is(c, "gptj");
+    const RigTensor all[] = {
+        {"position_embd.weight", c->context, c->d, !gptj}, {"token_types.weight", 2, c->d, bert},
+        {"token_embd_norm.weight", 0, c->d, bert}, {"token_embd_norm.bias", 0, c->d, bert},
+        {"mlm_dense.weight", c->d, c->d, bert}, {"mlm_dense.bias", 0, c->d, bert},
+        {"mlm_norm.weight", 0, c->d, bert}, {"mlm_norm.bias", 0, c->d, bert},
+        {"mlm_output.bias", 0, c->vocab, bert}, {"output.bias", 0, c->vocab, gptj},
+        {"output_norm.bias", 0, c->d, !bert},
+    };
+    for (int i = 0; i < COUNT(all); i++) rig_put(r, c, -1, &all[i], s);
+}
+
+static void rig_layer_ends(RigModel *r, const Rig *c, int64_t l, uint64_t *s) {
+    const bool bert = rig_is(c, "bert"), gpt2 = rig_is(c, "gpt2"), biased = bert || gpt2;
+    const RigTensor all[] = {
+        {"attn_norm.bias", 0, c->d, !bert}, {"ffn_norm.bias", 0, c->d, gpt2},
+        {"attn_output_norm.weight", 0, c->d, bert}, {"attn_output_norm.bias", 0, c->d, bert},
+        {"layer_output_norm.weight", 0, c->d, bert}, {"layer_output_norm.bias", 0, c->d, bert},
+        {"attn_q.bias", 0, c->h * c->hd, biased}, {"attn_k.bias", 0, c->n_kv * c->hd, biased},
+        {"attn_v.bias", 0, c->n_kv * c->hd, biased}, {"attn_output.bias", 0, c->d, biased},
+        {"ffn_up.bias", 0, c->f, true}, {"ffn_down.bias", 0, c->d, true},
+    };
+    for (int i = 0; i < COUNT(all); i++) rig_put(r, c, l, &all[i], s);
+}
+
 // Builds and binds; the same seed gives the same weights whatever t is.
 static int rig_build(RigModel *r, const Rig *c, const RigTucker *t, Err *e) {
     memset(r, 0, sizeof *r);
@@ -237,15 +282,19 @@ static int rig_build(RigModel *r, const Rig *c, const RigTucker *t, Err *e) {
     gguf_set_int(r->b, KEY("attention.head_count_kv"), GGUF_U32, c->n_kv);
     gguf_set_int(r->b, KEY("attention.key_length"), GGUF_U32, c->hd);
     gguf_set_int(r->b, KEY("attention.value_length"), GGUF_U32, c->hd);
-    gguf_set_float(r->b, KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
+    const bool plain_ffn = rig_plain(c), bert = rig_is(c, "bert"), gptj = rig_is(c, "gptj");
+    gguf_set_float(r->b, plain_ffn ? KEY("attention.layer_norm_epsilon")
+                                   : KEY("attention.layer_norm_rms_epsilon"), 1e-5f);
     gguf_set_float(r->b, KEY("rope.freq_base"), 10000);
+    if (gptj) gguf_set_int(r->b, KEY("rope.dimension_count"), GGUF_U32, c->hd / 4 * 2);
     if (c->linear > 0) {
         gguf_set_str(r->b, KEY("rope.scaling.type"), "linear", 6);
         gguf_set_float(r->b, KEY("rope.scaling.factor"), (float)c->linear);
     }
     if (c->pairs) gguf_set_str(r->b, "tucker.rope_pairs", c->pairs, strlen(c->pairs));
     rig_add(r, "token_embd.weight", c->type, c->vocab, c->d, rig_random(r, &s, c->vocab, c->d, 1));
-    rig_add(r, "output_norm.weight", 0, 0, c->d, rig_random(r, &s, 0, c->d, 1));
+    if (!bert) rig_add(r, "output_norm.weight", 0, 0, c->d, rig_random(r, &s, 0, c->d, 1));
+    if (plain_ffn) rig_ends(r, c, &s);
     if (!c->tied)
         rig_add(r, "output.weight", c->type, c->vocab, c->d,
                 rig_random(r, &s, c->vocab, c->d, 1 / sqrtf((float)c->d)));
@@ -263,12 +312,13 @@ static int rig_build(RigModel *r, const Rig *c, const RigTucker *t, Err *e) {
                        rig_random(r, &s, c->n_kv * c->hd, c->d, g), rig_random(r, &s, c->d, c->h * c->hd, g)};
         schemes[l] = (Str){t ? t->scheme : "", t ? strlen(t->scheme) : 0};
         if (rig_attention(r, c, l, w, t, ranks)) goto done;
-        struct { const char *name; int64_t rows, cols; bool put; } rest[] = {
-            {"attn_norm.weight", 0, c->d, true}, {"ffn_norm.weight", 0, c->d, true},
-            {"ffn_gate.weight", c->f, c->d, true}, {"ffn_up.weight", c->f, c->d, true},
+        const bool biases = c->biases && !plain_ffn;
+        RigTensor rest[] = {
+            {"attn_norm.weight", 0, c->d, !bert}, {"ffn_norm.weight", 0, c->d, !bert && !gptj},
+            {"ffn_gate.weight", c->f, c->d, !plain_ffn}, {"ffn_up.weight", c->f, c->d, true},
             {"ffn_down.weight", c->d, c->f, true},
-            {"attn_q.bias", 0, c->h * c->hd, c->biases}, {"attn_k.bias", 0, c->n_kv * c->hd, c->biases},
-            {"attn_v.bias", 0, c->n_kv * c->hd, c->biases}, {"attn_output.bias", 0, c->d, c->biases},
+            {"attn_q.bias", 0, c->h * c->hd, biases}, {"attn_k.bias", 0, c->n_kv * c->hd, biases},
+            {"attn_v.bias", 0, c->n_kv * c->hd, biases}, {"attn_output.bias", 0, c->d, biases},
             {"attn_q_norm.weight", 0, c->hd, !strcmp(c->arch, "qwen3")},
             {"attn_k_norm.weight", 0, c->hd, !strcmp(c->arch, "qwen3")},
         };
@@ -280,6 +330,7 @@ static int rig_build(RigModel *r, const Rig *c, const RigTucker *t, Err *e) {
             if (low) rig_laser(r, name, c, rest[i].rows, rest[i].cols, low, (uint64_t)(8 * l + i));
             else if (rest[i].put) rig_add(r, name, c->type, rest[i].rows, rest[i].cols, v);
         }
+        if (plain_ffn) rig_layer_ends(r, c, l, &s);
     }
     if (t && !t->rebuilt) {
         gguf_set_int(r->b, "tucker.version", GGUF_U32, 1);
@@ -293,7 +344,8 @@ done:
     return status;
 }
 
-// Logits (n, vocab) of ids on an empty timeline, `batch` tokens at a time. Caller frees.
+// Logits (n, vocab) of ids on an empty timeline, `batch` tokens at a time; of an encoder, all at once.
+// Caller frees.
 static float *rig_logits(const Model *m, SessionConfig c, const int *ids, int64_t n, Err *e) {
     Session s;
     int64_t vocab = m->config.vocab;
@@ -301,7 +353,9 @@ static float *rig_logits(const Model *m, SessionConfig c, const int *ids, int64_
     if (session_init(&s, m, c, e)) { free(all); return NULL; }
     for (int64_t at = 0; at < n; at += s.n) {
         int64_t part = n - at < s.config.batch ? n - at : s.config.batch;
-        if (forward(&s, ids + at, part, e)) { free(all); all = NULL; break; }
+        int status = m->config.encoder ? encode(&s, ids, n, e) : forward(&s, ids + at, part, e);
+        if (m->config.encoder) part = n;
+        if (status) { free(all); all = NULL; break; }
         for (int64_t i = 0; i < part; i++)
             memcpy(all + (at + i) * vocab, logits(&s, i, 1), (size_t)vocab * sizeof *all);
     }

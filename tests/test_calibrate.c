@@ -16,7 +16,7 @@ static const char *const added[] = {"<s>", "</s>", "<|im_start|>", "<|im_end|>",
 
 static Vocab bytes_vocab(bool bos, bool chat) {
     static char text[256][8];
-    Vocab v = {.kind = VOCAB_BPE, .pre = PRE_GPT2, .bos = BOS, .eos = EOS, .unk = -1, .eot = -1,
+    Vocab v = {.kind = VOCAB_BPE, .pre = PRE_GPT2, .bos = BOS, .eos = EOS, .unk = -1, .eot = -1, .mask = -1,
                .n = N_IDS, .add_bos = bos};
     Str *piece = vocab_alloc(&v, N_IDS, sizeof *piece, "test", NULL);
     v.type = vocab_alloc(&v, N_IDS, sizeof *v.type, "test", NULL);

@@ -8,6 +8,9 @@ static const Rig rigs[] = {
     {"qwen2", NULL, 40, 4, 2, 10, 64, 61, 2, 64, true, false, false, 4, T_F32, 3},      // biases, linear
     {"qwen3", NULL, 48, 4, 1, 24, 64, 61, 2, 64, false, true, false, 0, T_F32, 4},      // MQA, q/k norm
     {"llama", "half", 36, 3, 3, 12, 64, 61, 1, 64, true, false, false, 0, T_F32, 5},    // MHA, biases
+    {"gptj", NULL, 48, 4, 4, 12, 70, 61, 2, 64, false, false, false, 0, T_F32, 6},
+    {"gpt2", NULL, 36, 3, 3, 12, 64, 61, 2, 64, true, true, false, 0, T_F32, 7},
+    {"bert", NULL, 40, 4, 4, 10, 64, 61, 2, 64, true, true, false, 0, T_F32, 8},
 };
 static const char *const schemes[] = {"qkvo", "qkv+o", "qk+v+o", "q+k+v+o", "qk+o", "v", "o", "qk", "kv+o"};
 static const SessionConfig plain = {64, 8, T_F32, CACHE_DENSE};
@@ -265,7 +268,8 @@ static int attention_equals_its_twin(void) {
         Rig c = rigs[i];
         c.biases = false;
         CHECK(rig_build(&r, &c, NULL, &e) == 0, "%s", e.msg);
-        const Attention *a = &r.m.layer[0].attn;
+        Attention *a = &r.m.layer[0].attn;
+        for (int p = P_Q; p <= P_O; p++) a->bias[p] = NULL;
         AttentionWork work;
         CHECK(attention_work(&work, a, sizeof(Layer), 1, N, 256, &e) == 0, "%s", e.msg);
         Cache cache = {.type = T_F32, .capacity = N, .n_kv = c.n_kv, .k_width = c.hd, .v_width = c.hd};

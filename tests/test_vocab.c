@@ -40,13 +40,46 @@ static int vectors(void) {
         Tokenizer *t = tokenizer_new(&v, &e);
         CHECK(t, "%s: %s", path, e.msg);
         snprintf(name, sizeof name, "tokenizers/ggml-vocab-%s.gguf", all[i].vectors);
-        int result = check_vectors(t, name);
+        int result = check_vectors(t, name, 1);
         tokenizer_free(t);
         vocab_free(&v);
         if (result == FAIL) return FAIL;
         skipped += result == SKIP;
     }
     return skipped ? SKIP : PASS;
+}
+
+// The same vectors once more, after a vocabulary has gone through GGUF's metadata.
+static int vectors_through_gguf(void) {
+    static const char *const files[][2] = {{"roberta/vocab.json", "roberta-bpe"}, {"gptj/vocab.json", "gpt-2"}};
+    int result = PASS;
+    for (int i = 0; i < COUNT(files) && result == PASS; i++) {
+        char name[256];
+        snprintf(name, sizeof name, "tokenizers/%s", files[i][0]);
+        const char *path = data_path(name);
+        if (!path) return SKIP;
+        Err e;
+        Vocab v, w;
+        Gguf g;
+        CHECK(!vocab_read(&v, path, 0, &e), "%s", e.msg);
+        GgufBuilder *b = gguf_builder(&e);
+        CHECK(b, "%s", e.msg);
+        vocab_to_gguf(&v, b);
+        CHECK(!gguf_build(b, path, &g, &e) && !vocab_from_gguf(&w, &g, &e), "%s", e.msg);
+        CHECK(w.n == v.n && w.bos == v.bos && w.eos == v.eos && w.mask == v.mask && w.add_bos == v.add_bos &&
+              w.add_eos == v.add_eos, "%s: bos %d, eos %d, mask %d", path, w.bos, w.eos, w.mask);
+        Tokenizer *t = tokenizer_new(&w, &e);
+        CHECK(t, "%s", e.msg);
+        snprintf(name, sizeof name, "tokenizers/ggml-vocab-%s.gguf", files[i][1]);
+        result = check_vectors(t, name, 1);
+        CHECK(i || (w.mask == 50264 && w.strip[w.mask] == TOK_LSTRIP), "mask %d", w.mask);
+        tokenizer_free(t);
+        vocab_free(&w);
+        gguf_free(&g);
+        gguf_builder_free(b);
+        vocab_free(&v);
+    }
+    return result;
 }
 
 static int encode_is(const Tokenizer *t, const char *text, const int *expected, size_t n) {
@@ -120,7 +153,7 @@ static const char *put_text(const char *name, const char *text) { return put(nam
 
 static void clear(void) {
     static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tokenizer.bin",
-        "vocab.json",
+        "vocab.json", "vocab.txt",
         "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
         "generation_config.json", "chat_template.jinja"};
     char path[128];
@@ -178,6 +211,9 @@ static int byte_level_json(void) {
             v.eos == -1, "bos %d", v.bos);
         vocab_free(&v);
     }
+    CHECK(!vocab_read(&v, json(MODEL_A, "{\"type\": \"ByteLevel\"}", "null", "null"), 0, &e), "%s", e.msg);
+    CHECK(v.add_space_prefix, "a prefix is ByteLevel's default");
+    vocab_free(&v);
     const char *post = "{\"type\": \"Sequence\", \"processors\": [{\"type\": \"ByteLevel\"}, {\"type\": \"TemplateProcessing\", "
         "\"single\": [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\"}}, "
         "{\"SpecialToken\": {\"id\": \"<u>\"}}]}]}";
@@ -229,7 +265,8 @@ static int sentencepiece_json(void) {
 static int refuses_json(void) {
     static const struct { const char *model, *pre, *normalizer, *says; } cases[] = {
         {"{\"type\": \"Unigram\", \"vocab\": []}", "null", "null", "'Unigram'"},
-        {"{\"type\": \"WordPiece\", \"vocab\": {}}", "null", "null", "'WordPiece'"},
+        {"{\"type\": \"WordPiece\", \"vocab\": []}", "null", "null", "model.vocab is expected"},
+        {"{\"type\": \"WordPiece\", \"vocab\": {}}", "null", "null", "'<u>' with normalized"},
         {"{\"type\": \"WordLevel\", \"vocab\": {}}", "null", "null", "'WordLevel'"},
         {"{\"type\": \"BPE\", \"vocab\": {\"a\": 0}}", LEVEL("true"), "null", "model.merges"},
         {"{\"type\": \"BPE\", \"vocab\": {\"a\": 0}, \"merges\": [\"ab\"]}", LEVEL("true"), "null",
@@ -256,8 +293,8 @@ static int refuses_json(void) {
             "null", "suffixes"},
         {MODEL_A, "null", "null", "pre_tokenizer"}, {MODEL_A, "{\"type\": \"Whitespace\"}", "null",
             "'Whitespace'"},
-        {MODEL_A, "{\"type\": \"ByteLevel\", \"add_prefix_space\": true}", "null",
-            "add_prefix_space"},
+        {MODEL_A, "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": true}, "
+         "{\"type\": \"ByteLevel\", \"add_prefix_space\": true}]}", "null", "add_prefix_space"},
         {MODEL_A, SPLIT("\\\\d+"), "null", "\\d+"}, {MODEL_A, LEVEL("true"),
             "{\"type\": \"Lowercase\"}", "'Lowercase'"},
         {MODEL_B, "null", "null", "normalizer"}, {MODEL_B, "null", "{\"type\": \"NFKC\"}",
@@ -285,6 +322,117 @@ static int refuses_json(void) {
     return PASS;
 }
 
+// ---- WordPiece ----------------------------------------------------------------------------------
+
+#define ADDED_W "[{\"id\": 0, \"content\": \"[UNK]\", \"special\": true, \"normalized\": false}, " \
+    "{\"id\": 1, \"content\": \"[CLS]\", \"special\": true, \"normalized\": false}, " \
+    "{\"id\": 2, \"content\": \"[SEP]\", \"special\": true, \"normalized\": false}, " \
+    "{\"id\": 3, \"content\": \"[MASK]\", \"special\": true, \"normalized\": false}]"
+#define VOCAB_W "{\"[UNK]\": 0, \"[CLS]\": 1, \"[SEP]\": 2, \"[MASK]\": 3, \"a\": 4, \"##b\": 5, \"B\": 6, " \
+    "\"\u00e9\": 7, \"e\": 8, \"\": 9, \"##\": 10, \"b\": 11}"
+#define MODEL_W(more) "{\"type\": \"WordPiece\", \"unk_token\": \"[UNK]\", \"vocab\": " VOCAB_W ", " more "}"
+#define USUAL "\"continuing_subword_prefix\": \"##\", \"max_input_chars_per_word\": 100"
+#define BERT(more) "{\"type\": \"BertNormalizer\", \"clean_text\": true, \"handle_chinese_chars\": true, " more "}"
+#define BERT_PRE "{\"type\": \"BertPreTokenizer\"}"
+#define TEMPLATE(before) "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"[CLS]\"}}, " \
+    before "{\"Sequence\": {\"id\": \"A\"}}, {\"SpecialToken\": {\"id\": \"[SEP]\"}}]}"
+
+static const char *json_w(const char *added, const char *model, const char *pre, const char *normalizer,
+                          const char *post) {
+    static char text[1 << 14];
+    snprintf(text, sizeof text, "{\"added_tokens\": %s, \"normalizer\": %s, \"pre_tokenizer\": %s, "
+             "\"post_processor\": %s, \"model\": %s}", added, normalizer, pre, post, model);
+    return put_text("tokenizer.json", text);
+}
+
+static int wordpiece_json(void) {
+    static const struct { const char *normalizer; WordRules rules; } cases[] = {
+        {BERT("\"strip_accents\": null, \"lowercase\": true"), {true, true, true, true}},
+        {BERT("\"strip_accents\": null, \"lowercase\": false"), {true, true, false, false}},
+        {BERT("\"strip_accents\": true, \"lowercase\": false"), {true, true, true, false}},
+        {BERT("\"strip_accents\": false, \"lowercase\": true"), {true, true, false, true}},
+        {"{\"type\": \"BertNormalizer\", \"clean_text\": false, \"handle_chinese_chars\": false}",
+         {false, false, true, true}},
+    };
+    static const char *const posts[] = {"null", TEMPLATE(""),
+        "{\"type\": \"BertProcessing\", \"sep\": [\"[SEP]\", 2], \"cls\": [\"[CLS]\", 1]}"};
+    for (int i = 0; i < COUNT(cases); i++) {
+        Err e;
+        Vocab v;
+        CHECK(!vocab_read(&v, json_w(ADDED_W, MODEL_W(USUAL), BERT_PRE, cases[i].normalizer, posts[i % 3]), 14,
+                          &e), "%s", e.msg);
+        CHECK(v.kind == VOCAB_WPM && v.n == 14 && v.unk == 0 && v.bos == 1 && v.eos == 2 && v.mask == 3,
+              "%d %d %d %d", v.unk, v.bos, v.eos, v.mask);
+        CHECK(!memcmp(&v.rules, &cases[i].rules, sizeof v.rules), "case %d: rules", i);
+        CHECK(v.add_bos == (i % 3 > 0) && v.add_eos == v.add_bos, "case %d: adds", i);
+        CHECK(str_is(v.piece[3], "[MASK]") && str_is(v.piece[4], "\xE2\x96\x81" "a") && str_is(v.piece[5], "b") &&
+              str_is(v.piece[9], "\xE2\x96\x81") && v.type[3] == TOK_CONTROL, "pieces");
+        Tokenizer *t = tokenizer_new(&v, &e);
+        CHECK(t, "%s", e.msg);
+        if (i == 0) ENCODES(t, "aB [MASK] \xC3\xA9", 4, 5, 3, 8);
+        if (i == 1) ENCODES(t, "ab B \xC3\xA9", 4, 5, 6, 7);
+        if (i == 3) ENCODES(t, "B \xC3\x89", 11, 7);
+        tokenizer_free(t);
+        vocab_free(&v);
+    }
+    static const struct { const char *added, *model, *pre, *normalizer, *post, *says; } bad[] = {
+        {ADDED_W, MODEL_W("\"max_input_chars_per_word\": 100"), BERT_PRE, BERT("\"x\": 1"), "null", "prefix"},
+        {ADDED_W, MODEL_W("\"continuing_subword_prefix\": \"##\", \"max_input_chars_per_word\": 200"), BERT_PRE,
+         BERT("\"x\": 1"), "null", "max_input_chars_per_word"},
+        {ADDED_W, MODEL_W(USUAL), "null", BERT("\"x\": 1"), "null", "pre_tokenizer"},
+        {ADDED_W, MODEL_W(USUAL), "{\"type\": \"Whitespace\"}", BERT("\"x\": 1"), "null", "'Whitespace'"},
+        {ADDED_W, MODEL_W(USUAL), BERT_PRE, "null", "null", "normalizer"},
+        {ADDED_W, MODEL_W(USUAL), BERT_PRE, "{\"type\": \"NFKC\"}", "null", "'NFKC'"},
+        {ADDED_W, MODEL_W(USUAL), BERT_PRE, BERT("\"x\": 1"), "{\"type\": \"ByteLevel\"}", "'ByteLevel'"},
+        {ADDED_W, MODEL_W(USUAL), BERT_PRE, BERT("\"x\": 1"), TEMPLATE("{\"SpecialToken\": {\"id\": \"[MASK]\"}}, "),
+         "'TemplateProcessing'"},
+        {"[{\"id\": 12, \"content\": \"new\", \"special\": true, \"single_word\": true}]", MODEL_W(USUAL), BERT_PRE,
+         BERT("\"x\": 1"), "null", "single_word"},
+        {"[]", "{\"type\": \"WordPiece\", " USUAL ", \"vocab\": {\"a\": 0}}", BERT_PRE, BERT("\"x\": 1"), "null",
+         "unk_token"},
+    };
+    Err e;
+    Vocab v;
+    for (int i = 0; i < COUNT(bad); i++) {
+        CHECK(vocab_read(&v, json_w(bad[i].added, bad[i].model, bad[i].pre, bad[i].normalizer, bad[i].post), 0,
+                         &e) && strstr(e.msg, bad[i].says), "case %d: '%s' should have said '%s'", i, e.msg,
+              bad[i].says);
+    }
+    clear();
+    return PASS;
+}
+
+static int vocab_txt(void) {
+    Err e;
+    Vocab v;
+    put_text("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\r\na\n##b\n\nB\n\xC3\xA9");
+    CHECK(!vocab_read(&v, folder, 12, &e) && !vocab_read_config(&v, folder, &e), "%s", e.msg);
+    CHECK(v.kind == VOCAB_WPM && v.n == 12 && v.unk == 1 && v.bos == 2 && v.eos == 3 && v.mask == 4 &&
+          v.add_bos && v.add_eos && v.type[4] == TOK_CONTROL && v.type[10] == TOK_UNUSED, "bos %d", v.bos);
+    CHECK(str_is(v.piece[4], "[MASK]") && str_is(v.piece[5], "\xE2\x96\x81" "a") && str_is(v.piece[6], "b"),
+          "pieces");
+    CHECK(v.rules.clean && v.rules.chinese && v.rules.strip_accents && v.rules.lower, "rules");
+    vocab_free(&v);
+    static const struct { const char *config; WordRules rules; } cases[] = {
+        {"{\"do_lower_case\": false}", {true, true, false, false}},
+        {"{\"do_lower_case\": false, \"strip_accents\": true}", {true, true, true, false}},
+        {"{\"do_lower_case\": true, \"strip_accents\": null, \"tokenize_chinese_chars\": false, \"cls_token\": "
+         "\"a\", \"sep_token\": {\"content\": \"B\"}}", {true, false, true, true}},
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        put_text("tokenizer_config.json", cases[i].config);
+        CHECK(!vocab_read(&v, folder, 0, &e) && !vocab_read_config(&v, folder, &e), "%s", e.msg);
+        CHECK(!memcmp(&v.rules, &cases[i].rules, sizeof v.rules), "case %d: rules", i);
+        if (i == 2) CHECK(v.bos == 5 && v.eos == 8 && str_is(v.piece[5], "a") && v.type[8] == TOK_CONTROL,
+                          "bos %d, eos %d", v.bos, v.eos);
+        vocab_free(&v);
+    }
+    CHECK(vocab_read(&v, put_text("vocab.txt", "a\nb\n"), 0, &e) && strstr(e.msg, "no [UNK]"), "%s", e.msg);
+    CHECK(vocab_read(&v, put_text("vocab.txt", ""), 0, &e), "an empty file");
+    clear();
+    return PASS;
+}
+
 static int vocab_and_merges(void) {
     Err e;
     Vocab v;
@@ -303,6 +451,10 @@ static int vocab_and_merges(void) {
     CHECK(t, "%s", e.msg);
     ENCODES(t, "ab<new> <mask>ba", 5, 8, 7, 4, 3);
     tokenizer_free(t);
+    vocab_free(&v);
+    put_text("tokenizer_config.json", "{\"add_prefix_space\": true}");
+    CHECK(!vocab_read(&v, folder, 10, &e) && !vocab_read_config(&v, folder, &e), "%s", e.msg);
+    CHECK(v.add_space_prefix && v.mask == 7, "mask %d", v.mask);
     vocab_free(&v);
     put_text("added_tokens.json", "{\"<new>\": \"8\"}");
     CHECK(vocab_read(&v, folder, 0, &e) && strstr(e.msg, "added_tokens.json"), "%s", e.msg);
@@ -503,6 +655,12 @@ static int config(void) {
         v.type[2] == TOK_NORMAL &&
           v.type[3] == TOK_CONTROL && v.strip[1] == TOK_LSTRIP, "bos %d, eos %d", v.bos, v.eos);
     vocab_free(&v);
+    put_text("tokenizer_config.json", "{\"tokenizer_class\": \"RobertaTokenizer\", \"mask_token\": {\"content\": "
+             "\"c\", \"lstrip\": true}}");
+    v = config_vocab();
+    CHECK(!vocab_read_config(&v, folder, &e), "%s", e.msg);
+    CHECK(v.add_bos && v.add_eos && v.mask == 2 && v.strip[2] == TOK_LSTRIP, "mask %d", v.mask);
+    vocab_free(&v);
 
     put_text("tokenizer_config.json",
         "{\"add_bos_token\": true, \"add_eos_token\": true, \"bos_token\": null, \"eos_token\": "
@@ -546,7 +704,8 @@ static int config(void) {
 static const Test tests[] = {
     {"vectors", vectors}, {"special_tokens", special_tokens}, {"byte_level_json", byte_level_json},
     {"sentencepiece_json", sentencepiece_json}, {"refuses_json", refuses_json},
-    {"vocab_and_merges", vocab_and_merges},
+    {"vocab_and_merges", vocab_and_merges}, {"vectors_through_gguf", vectors_through_gguf},
+    {"wordpiece_json", wordpiece_json}, {"vocab_txt", vocab_txt},
     {"sentencepiece", sentencepiece}, {"broken_files", broken_files}, {"config", config},
 };
 

@@ -1,13 +1,14 @@
 // Published test vectors of tokenizers: NAME.inp holds texts, each followed by a line
 // __ggml_vocab_test__ of its own (so a newline before that line is no part of the text); line k of
 // NAME.out the ids of text k, each with a space before it, no BOS. NAME ends in .gguf.
+// returns: the text comes back from its ids, which WordPiece's does not.
 #ifndef VECTORS_H
 #define VECTORS_H
 
 #include "test.h"
 #include "../tokenizer.h"
 
-static inline int check_vectors(Tokenizer *t, const char *name) {
+static inline int check_vectors(Tokenizer *t, const char *name, int returns) {
     static const char separator[] = "\n__ggml_vocab_test__\n";
     char file[512], *text, *ids_text;
     size_t size;
@@ -38,14 +39,14 @@ static inline int check_vectors(Tokenizer *t, const char *name) {
         }
         CHECK(k == n_ids, "%s, text %d: %zu ids, expected %zu", name, count + 1, n_ids, k);
         Decoder d = {0};
-        for (k = 0; k <= n_ids; k++) {
+        for (k = 0; returns && k <= n_ids; k++) {
             const char *back = k < n_ids ? tokenizer_decode(t, &d, ids[k])
                 : tokenizer_decode_end(t, &d);
             CHECK(strlen(back) <= n - at && !memcmp(back, s + at, strlen(back)),
                   "%s, text %d: decodes to '%s' at byte %zu", name, count + 1, back, at);
             at += strlen(back);
         }
-        CHECK(at == n, "%s, text %d: decodes to %zu bytes, expected %zu", name, count + 1, at, n);
+        CHECK(at == n || !returns, "%s, text %d: decodes to %zu bytes, expected %zu", name, count + 1, at, n);
         free(ids);
         expected = line_end + 1;
     }

@@ -76,10 +76,18 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
     printf("architecture   %s: d %lld, %lld layers, %lld query heads, %lld KV heads of %lld, "
            "feed-forward %lld\n", c->arch, (long long)c->d, (long long)c->n_layers, (long long)c->h,
            (long long)c->n_kv, (long long)c->hd, (long long)c->f);
-    printf("positions      %lld, rope base %g, scale %g%s, %lld of %lld numbers a head, %s pairs",
-           (long long)c->context, c->rope_base, c->rope_scale,
-           m->rope_factors ? " and a factor a pair" : "", (long long)c->rope_dims, (long long)c->hd,
-           c->rope_half ? "half" : "interleaved");
+    const char *const acts[] = {"silu", "gelu", "gelu (tanh)"};
+    printf("layers         %s, %s %s, %s%s\n", c->encoder ? "encoder" : "decoder",
+           c->layer_norm ? "LayerNorm" : "RMSNorm",
+           c->post_norm ? "behind each sublayer" : c->parallel ? "before both sublayers" : "before each sublayer",
+           acts[c->act], c->gated ? "-gated" : "");
+    if (c->encoder) printf("head           %s\n", model_predicts(m) ? "masked tokens" : "none (hidden states only)");
+    if (!c->rope_dims) printf("positions      %lld, learned", (long long)c->context);
+    else
+        printf("positions      %lld, rope base %g, scale %g%s, %lld of %lld numbers a head, %s pairs",
+               (long long)c->context, c->rope_base, c->rope_scale,
+               m->rope_factors ? " and a factor a pair" : "", (long long)c->rope_dims, (long long)c->hd,
+               c->rope_half ? "half" : "interleaved");
     if (c->window) printf(", window %lld", (long long)c->window);
     printf("\n\n");
 
@@ -88,7 +96,7 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
     printf("  part             parameters          bytes\n");
     part("attention", params.attention, bytes.attention, all);
     part("feed-forward", params.ffn, bytes.ffn, all);
-    part(m->output.data == m->embedding.data ? "embedding=out" : "embedding", params.embedding,
+    part(m->output.data && m->output.data == m->embedding.data ? "embedding=out" : "embedding", params.embedding,
          bytes.embedding, all);
     if (bytes.output > 0) part("output", params.output, bytes.output, all);
     part("norms, bias", params.other, bytes.other, all);
@@ -96,6 +104,7 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
          all);
     printf("  a token's step reads %.0f bytes of weights\n\n", model_step_bytes(m));
     layers(m);
+    if (c->encoder) return 0;                        // it caches nothing from text to text
 
     // The cache, summed over the layers; the dense form beside the one that auto chooses.
     double dense = 0, chosen = 0;
