@@ -29,11 +29,11 @@ int64_t ids_common(const int *a, int64_t na, const int *b, int64_t nb) {
     return i;
 }
 
-char *ids_text(const Loaded *l, const int *ids, int64_t n, bool special, Err *e) {
+char *ids_text(const Loaded *l, const int *ids, int64_t n, bool alone, Err *e) {
     char *text = NULL;
     size_t size;
     FILE *f = open_memstream(&text, &size);
-    Decoder d = {.started = true, .special = special};
+    Decoder d = {.special = alone, .started = !alone};
     for (int64_t i = 0; f && i < n; i++) fputs(tokenizer_decode(l->tokenizer, &d, ids[i]), f);
     if (f) fputs(tokenizer_decode_end(l->tokenizer, &d), f);
     if (f && fclose(f) == 0) return text;

@@ -25,7 +25,8 @@ int code_item(Coded *c, const Loaded *l, const Item *it, int64_t new_tokens, int
 void coded_free(Coded *c);
 
 int64_t ids_common(const int *a, int64_t na, const int *b, int64_t nb);      // equal ones at the front
-// Text of ids that go on behind others. special: control tokens too. NULL: no memory. Caller frees.
-char *ids_text(const Loaded *l, const int *ids, int64_t n, bool special, Err *e);
+// Text of ids: alone, with the control tokens among them; or as they go on behind others, without.
+// NULL: no memory. Caller frees.
+char *ids_text(const Loaded *l, const int *ids, int64_t n, bool alone, Err *e);
 
 #endif
