@@ -21,10 +21,10 @@ Besides these, every file of JSON lines with the fields {question, answer}, {cla
 import argparse, json, sys
 
 PROFESSIONS = "journalist poet composer model teacher architect painter professor".split()
-ALL_PROFESSIONS = ("accountant, architect, attorney, chiropractor, comedian, composer, dentist, dietitian, dj, filmmaker, "
-                   "interior designer, journalist, model, nurse, painter, paralegal, pastor, personal trainer, photographer, "
-                   "physician, poet, professor, psychologist, rapper, software engineer, surgeon, teacher, yoga teacher"
-                   ).split(", ")
+ALL_PROFESSIONS = ("accountant, architect, attorney, chiropractor, comedian, composer, dentist, dietitian, dj, "
+                   "filmmaker, interior designer, journalist, model, nurse, painter, paralegal, pastor, "
+                   "personal trainer, photographer, physician, poet, professor, psychologist, rapper, "
+                   "software engineer, surgeon, teacher, yoga teacher").split(", ")
 
 
 def rows(path):
@@ -57,8 +57,8 @@ class Tokenizer:
 
 
 # What decoding did to spaces before signs in the transformers of that time, on by default.
-CLEAN = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
-         (" 've", "'ve"), (" 're", "'re")]
+CLEAN = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
+         (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")]
 
 
 def ended(text):
@@ -115,7 +115,8 @@ def bios(files, mask, tokenizer):
                 text = text.replace(spaced, plain)
             prompt = ended(text) + f" The profession of the person in the text is called {mask}."
         else:
-            prompt = ended(text) + " What is the profession of the person in this text? The profession of this person is"
+            prompt = (ended(text) + " What is the profession of the person in this text?"
+                      " The profession of this person is")
         yield {"prompt": "Consider the following text: " + prompt, "choices": PROFESSIONS,
                "gold": PROFESSIONS.index(profession), "next_token": True}
 

@@ -43,7 +43,7 @@ def answer_length(ids, answer, prompt):
     for k in range(1, len(ids) + 1):
         if fold(decode(ids[-k:])) == fold(answer):      # LASER: without fold, but BERT's has no capitals
             return k
-    shared = os.path.commonprefix([ids, prompt])             # LASER stops here: BERT's pieces do not give "3,677" back
+    shared = os.path.commonprefix([ids, prompt])        # LASER stops: BERT's pieces do not give "3,677" back
     return len(ids) - len(shared)
 
 
@@ -142,6 +142,7 @@ with torch.no_grad():
         losses[1] += our["loss"]
         worst = max(worst, (abs(loss - our["loss"]), i))
 n = len(items)
-print(f"{n} items: right {count[0]}, ours {count[1]} (only theirs {theirs[0]}, only ours {theirs[1]}); texts that differ {texts}")
+print(f"{n} items: right {count[0]}, ours {count[1]} (only theirs {theirs[0]}, only ours {theirs[1]}); "
+      f"texts that differ {texts}")
 print(f"loss {losses[0] / n:.6f}, ours {losses[1] / n:.6f} ({100 * (losses[1] / losses[0] - 1):+.4f} %); "
       f"largest difference of an item {worst[0]:.6f} (item {worst[1]})")

@@ -364,7 +364,7 @@ static float *rig_logits(const Model *m, SessionConfig c, const int *ids, int64_
 }
 
 // Largest difference relative to the largest of |b|.
-static double rig_difference(const float *a, const float *b, int64_t n) {
+static inline double rig_difference(const float *a, const float *b, int64_t n) {
     double worst = 0, scale = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!(fabs((double)a[i] - b[i]) <= worst)) worst = fabs((double)a[i] - b[i]);

@@ -2,19 +2,19 @@
 // counted values, and a run on the small model against a reckoning without a cache.
 #include "../tools/tasks.h"
 #include "../tools/tools.h"
-#include "test.h"
+#include "rig.h"
 
 #include <unistd.h>
 
 static Err err;
 static char path[64];
 
-// A file with this text; removed by the test's next file, or by remove_file.
+// The file `path` with this text, in which ' stands for ".
 static const char *file_of(const char *text) {
     snprintf(path, sizeof path, "/tmp/test_tasks.%d.jsonl", (int)getpid());
     FILE *f = fopen(path, "wb");
     if (!f) return NULL;
-    fputs(text, f);
+    for (; *text; text++) fputc(*text == '\'' ? '"' : *text, f);
     fclose(f);
     return path;
 }
@@ -24,10 +24,10 @@ static const char *file_of(const char *text) {
 static int reads(void) {
     Items items;
     int status = items_read(&items, file_of(
-        "{\"prompt\": \"A b\", \"answer\": \" C \", \"new_tokens\": 3, \"id\": 7, \"subject\": [1, {}]}\r\n"
+        "{'prompt': 'A b', 'answer': ' C ', 'new_tokens': 3, 'id': 7, 'subject': [1, {}]}\r\n"
         "\n   \n"
-        "{\"choices\": [\"x\", \"y z\"], \"gold\": 1, \"prompt\": \"\", \"id\": \"a\\\"b\\n\"}\n"
-        "{\"prompt\": \"p\", \"choices\": [\"x\", \"y\", \"z\"], \"gold\": 0, \"next_token\": true}"), 0, &err);
+        "{'choices': ['x', 'y z'], 'gold': 1, 'prompt': '', 'id': 'a\\'b\\n'}\n"
+        "{'prompt': 'p', 'choices': ['x', 'y', 'z'], 'gold': 0, 'next_token': true}"), 0, &err);
     remove(path);
     CHECK(status == 0, "%s", err.msg);
     CHECK(items.n == 3, "%lld items", (long long)items.n);
@@ -43,8 +43,8 @@ static int reads(void) {
 
 static int limits(void) {
     Items items;
-    int status = items_read(&items, file_of("{\"prompt\": \"a\", \"answer\": \"b\"}\n"
-                                            "{\"prompt\": \"c\", \"answer\": \"d\"}\nnot read"), 2, &err);
+    int status = items_read(&items, file_of("{'prompt': 'a', 'answer': 'b'}\n"
+                                            "{'prompt': 'c', 'answer': 'd'}\nnot read"), 2, &err);
     remove(path);
     CHECK(status == 0 && items.n == 2, "%s", err.msg);
     items_free(&items);
@@ -55,29 +55,29 @@ static int refusals(void) {
     static const struct { const char *text, *says; } bad[] = {
         {"", "no items"},
         {"\n \n", "no items"},
-        {"\n{\"prompt\": \"a\", \"answer\": }", "line 2, column"},
+        {"\n{'prompt': 'a', 'answer': }", "line 2, column"},
         {"[1]", "object"},
-        {"{\"answer\": \"b\"}", "\"prompt\" is missing"},
-        {"{\"prompt\": 1, \"answer\": \"b\"}", "\"prompt\" is no string"},
-        {"{\"prompt\": \"a\"}", "either"},
-        {"{\"prompt\": \"a\", \"answer\": \"b\", \"choices\": [\"a\", \"b\"], \"gold\": 0}", "either"},
-        {"{\"prompt\": \"a\", \"answer\": \" \\n\"}", "\"answer\" is empty"},
-        {"{\"prompt\": \"a\", \"answer\": \"b\\u0000c\"}", "NUL"},
-        {"{\"prompt\": \"a\", \"answer\": \"b\", \"new_tokens\": 0}", "new_tokens"},
-        {"{\"prompt\": \"a\", \"answer\": \"b\", \"new_tokens\": 1.5}", "new_tokens"},
-        {"{\"prompt\": \"a\", \"answer\": \"b\", \"next_token\": true}", "next_token"},
-        {"{\"prompt\": \"a\", \"choices\": \"b\", \"gold\": 0}", "choices"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\"], \"gold\": 0}", "choices"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\", 2], \"gold\": 0}", "choices"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\", \"\"], \"gold\": 0}", "empty"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"]}", "\"gold\" is missing"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 2}", "from 0 to 1"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": -1}", "from 0 to 1"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0, \"new_tokens\": 3}", "new_tokens"},
-        {"{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"gold\": 0, \"next_token\": 1}", "next_token"},
-        {"{\"prompt\": \"a\", \"answer\": \"b\", \"id\": []}", "id"},
-        {"{\"prompt\": \"a\", \"prompt\": \"a\", \"answer\": \"b\"}", "line 1, column"},
-        {"{\"prompt\": \"\xff\", \"answer\": \"b\"}", "line 1, column"},
+        {"{'answer': 'b'}", "\"prompt\" is missing"},
+        {"{'prompt': 1, 'answer': 'b'}", "\"prompt\" is no string"},
+        {"{'prompt': 'a'}", "either"},
+        {"{'prompt': 'a', 'answer': 'b', 'choices': ['a', 'b'], 'gold': 0}", "either"},
+        {"{'prompt': 'a', 'answer': ' \\n'}", "\"answer\" is empty"},
+        {"{'prompt': 'a', 'answer': 'b\\u0000c'}", "NUL"},
+        {"{'prompt': 'a', 'answer': 'b', 'new_tokens': 0}", "new_tokens"},
+        {"{'prompt': 'a', 'answer': 'b', 'new_tokens': 1.5}", "new_tokens"},
+        {"{'prompt': 'a', 'answer': 'b', 'next_token': true}", "next_token"},
+        {"{'prompt': 'a', 'choices': 'b', 'gold': 0}", "choices"},
+        {"{'prompt': 'a', 'choices': ['b'], 'gold': 0}", "choices"},
+        {"{'prompt': 'a', 'choices': ['b', 2], 'gold': 0}", "choices"},
+        {"{'prompt': 'a', 'choices': ['b', ''], 'gold': 0}", "empty"},
+        {"{'prompt': 'a', 'choices': ['b', 'c']}", "\"gold\" is missing"},
+        {"{'prompt': 'a', 'choices': ['b', 'c'], 'gold': 2}", "from 0 to 1"},
+        {"{'prompt': 'a', 'choices': ['b', 'c'], 'gold': -1}", "from 0 to 1"},
+        {"{'prompt': 'a', 'choices': ['b', 'c'], 'gold': 0, 'new_tokens': 3}", "new_tokens"},
+        {"{'prompt': 'a', 'choices': ['b', 'c'], 'gold': 0, 'next_token': 1}", "next_token"},
+        {"{'prompt': 'a', 'answer': 'b', 'id': []}", "id"},
+        {"{'prompt': 'a', 'prompt': 'a', 'answer': 'b'}", "line 1, column"},
+        {"{'prompt': '\xff', 'answer': 'b'}", "line 1, column"},
     };
     for (int i = 0; i < COUNT(bad); i++) {
         Items items = {0};
@@ -102,21 +102,23 @@ static int matches(void) {
         {"", "x", false},
         {"x y", "x  y", false},                          // inner spaces stay
         {"L'\xC3\x89TAT c'est moi", "\xC3\xA9tat", true},          // É, é
-        {"\xD0\x9C\xD0\x9E\xD0\xA1\xD0\x9A\xD0\x92\xD0\x90", "\xD0\xBC\xD0\xBE\xD1\x81\xD0\xBA\xD0\xB2\xD0\xB0", true},
+        {"\xD0\x9C\xD0\x9E\xD0\xA1", "\xD0\xBC\xD0\xBE\xD1\x81", true},      // МОС, мос
         {"stra\xC3\x9F" "e", "STRASSE", false},          // lower case, not case folding
         {"a\xC2\xA0" "b", "\xC2\xA0" "b\xE2\x80\x83", true},       // Unicode's white space
         {"\xC4\xB0stanbul", "i\xCC\x87stanbul", true},   // U+0130 becomes two
         {"bad \xFF bytes", "bytes", true},
     };
     for (int i = 0; i < COUNT(t); i++)
-        CHECK(text_holds(t[i].text, t[i].answer) == t[i].holds, "%d: \"%s\" in \"%s\"", i, t[i].answer, t[i].text);
+        CHECK(text_holds(t[i].text, t[i].answer) == t[i].holds, "%d: \"%s\" in \"%s\"", i,
+              t[i].answer, t[i].text);
     CHECK(text_same(" Yes\n", "yes") && !text_same("yes", "yes!"), "same");
     CHECK(text_length("") == 0 && text_length("a\xC3\xA9\xF0\x9F\x99\x82") == 3, "length");
     return PASS;
 }
 
 static int joins(void) {
-    static const char *const t[][3] = {{"a", "b", "a b"}, {"a ", "b", "a b"}, {"a", " b", "a b"}, {"a\n", "b", "a\nb"},
+    static const char *const t[][3] = {{"a", "b", "a b"}, {"a ", "b", "a b"}, {"a", " b", "a b"},
+                                       {"a\n", "b", "a\nb"},
                                        {"", "b", "b"}, {"\xC3\xA9", "b", "\xC3\xA9 b"},
                                        {"a\xE2\x80\x83", "b", "a\xE2\x80\x83" "b"}};
     for (int i = 0; i < COUNT(t); i++) {
@@ -173,7 +175,8 @@ static int open_stories(Opened *o) {
     memset(o, 0, sizeof *o);
     o->l = (Loaded){.path = "models/stories.gguf", .file = &o->file, .model = &o->model, .vocab = &o->vocab};
     return gguf_open(&o->file, o->l.path, &err) || vocab_from_gguf(&o->vocab, &o->file, &err) ||
-           model_bind(&o->model, &o->file, &err) || !(o->l.tokenizer = tokenizer_new(&o->vocab, &err)) ? -1 : 0;
+           model_bind(&o->model, &o->file, &err) || !(o->l.tokenizer = tokenizer_new(&o->vocab, &err))
+           ? -1 : 0;
 }
 
 static void close_stories(Opened *o) {
@@ -240,10 +243,10 @@ static int with_bos(const Opened *o, const char *text, int **ids, size_t *n) {
 }
 
 static const char story_items[] =
-    "{\"prompt\": \"Once upon a time there was a\", \"answer\": \"little girl\", \"new_tokens\": 6}\n"
-    "{\"prompt\": \"Once upon a time there was a\", \"choices\": [\"dog\", \"little girl\", \"quantum\"], \"gold\": 1}\n"
-    "{\"prompt\": \"Once upon a\", \"choices\": [\"time\", \"house\"], \"gold\": 0, \"next_token\": true}\n"
-    "{\"prompt\": \"She is happy\", \"answer\": \"HAPPY\", \"new_tokens\": 1}\n";
+    "{'prompt': 'Once upon a time there was a', 'answer': 'little girl', 'new_tokens': 6}\n"
+    "{'prompt': 'Once upon a time there was a', 'choices': ['dog', 'little girl', 'quantum'], 'gold': 1}\n"
+    "{'prompt': 'Once upon a', 'choices': ['time', 'house'], 'gold': 0, 'next_token': true}\n"
+    "{'prompt': 'She is happy', 'answer': 'HAPPY', 'new_tokens': 1}\n";
 
 static int runs(void) {
     Opened o;
@@ -266,12 +269,12 @@ static int runs(void) {
     free(whole);
     CHECK(with_bos(&o, "Once upon a time", &whole, &n) == 0, "%s", err.msg);
     want = naive_loss(&o.model, whole, (int64_t)n, (int64_t)n - 1);
-    CHECK(fabs(number_behind(line, "\"loss\": ") - want) < 1e-5 && strstr(line, "\"right\": true"), "%s: %.8f",
-          line, want);
+    CHECK(fabs(number_behind(line, "\"loss\": ") - want) < 1e-5, "%s: %.8f", line, want);
+    CHECK(strstr(line, "\"right\": true"), "%s", line);
     line = strchr(line, '\n') + 1;                       // the answer stands in the prompt alone
     CHECK(strstr(line, "\"right\": true") && strstr(line, "\"answer_only\": false"), "%s", line);
-    CHECK(strstr(said, "accuracy: ") && strstr(said, "answer only: ") && strstr(said, "length-normalised: ") &&
-          strstr(said, "loss: ") && strstr(said, " of 4 right)"), "%s", said);
+    CHECK(strstr(said, "accuracy: ") && strstr(said, "answer only: ") && strstr(said, "loss: ") &&
+          strstr(said, "length-normalised: ") && strstr(said, " of 4 right)"), "%s", said);
     free(whole);
     free(prompt);
     free(said);
@@ -316,15 +319,107 @@ static int does_not_fit(void) {
     Opened o;
     char *said, *out, *text = calloc(1, 20000);
     CHECK(text && open_stories(&o) == 0, "%s", err.msg);
-    strcpy(text, "{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": \"");
+    strcpy(text, "{'prompt': 'a', 'answer': 'b'}\n{'prompt': '");
     for (int i = 0; i < 3000; i++) strcat(text + strlen(text), "tree ");
-    strcat(text, "\", \"answer\": \"b\"}\n");
-    CHECK(run_tool(&o.l, 1, text, 0, &said, &out) && strstr(err.msg, "line 2") && strstr(err.msg, "positions"),
-          "%s", err.msg);
-    CHECK(run_tool(&o.l, 1, "{\"prompt\": \"a\", \"choices\": [\"b\", \"b\"], \"gold\": 0, \"next_token\": true}", 0,
+    strcat(text, "', 'answer': 'b'}\n");
+    CHECK(run_tool(&o.l, 1, text, 0, &said, &out), "it runs");
+    CHECK(strstr(err.msg, "line 2") && strstr(err.msg, "positions"), "%s", err.msg);
+    CHECK(run_tool(&o.l, 1, "{'prompt': 'a', 'choices': ['b', 'b'], 'gold': 0, 'next_token': true}", 0,
                    &said, &out) && strstr(err.msg, "line 1") && strstr(err.msg, "same token"), "%s", err.msg);
     free(text);
     close_stories(&o);
+    return PASS;
+}
+
+// ---- a masked model ------------------------------------------------------------------------------
+
+#define US "\xE2\x96\x81"
+enum { CLS = 2, SEP, MASK, RED, BLUE, SKY, IS, THE, ISH, DOT, PIECES };
+
+// A random encoder with a few words of WordPiece.
+static int make_masked(RigModel *r, Vocab *v, Loaded *l) {
+    static const char *const text[PIECES] = {
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", US "red", US "blue", US "sky", US "is", US "the", "ish",
+        US "."};
+    Rig shape = {.arch = "bert", .d = 32, .h = 4, .n_kv = 4, .hd = 8, .f = 44, .vocab = PIECES, .layers = 2,
+                 .context = 16, .tied = true, .seed = 5};
+    *v = (Vocab){.kind = VOCAB_WPM, .n = PIECES, .bos = CLS, .eos = SEP, .unk = 1, .eot = -1, .mask = MASK,
+                 .add_bos = true, .add_eos = true, .rules = {true, true, true, true}};
+    Str *piece = vocab_alloc(v, PIECES, sizeof *piece, "pieces", &err);
+    v->type = vocab_alloc(v, PIECES, sizeof *v->type, "types", &err);
+    v->strip = vocab_alloc(v, PIECES, 1, "strip", &err);
+    if (!piece || !v->type || !v->strip || rig_build(r, &shape, NULL, &err)) return -1;
+    for (int i = 0; i < PIECES; i++) {
+        piece[i] = (Str){text[i], strlen(text[i])};
+        v->type[i] = i < 5 ? TOK_CONTROL : TOK_NORMAL;
+    }
+    v->piece = piece;
+    *l = (Loaded){.path = "masked", .file = &r->g, .model = &r->m, .vocab = v};
+    return (l->tokenizer = tokenizer_new(v, &err)) ? 0 : -1;
+}
+
+// -log p at each place `at` of ids, where what[] should stand; summed.
+static double hidden_loss(const Model *m, const int *ids, int n, int at, const int *what, int count) {
+    float *all = rig_logits(m, (SessionConfig){.context = n, .batch = n, .kv_type = T_F32}, ids, n, &err);
+    double sum = all ? 0 : NAN;
+    for (int i = 0; all && i < count; i++)
+        sum += token_loss(all + (at + i) * m->config.vocab, m->config.vocab, what[i]);
+    free(all);
+    return sum;
+}
+
+static int masks(void) {
+    RigModel r;
+    Vocab v;
+    Loaded l;
+    char *said, *out, *line;
+    CHECK(make_masked(&r, &v, &l) == 0, "%s", err.msg);
+    CHECK(run_tool(&l, 1,
+        "{'prompt': 'The sky is [MASK] [MASK]', 'answer': 'Blueish red'}\n"
+        "{'prompt': 'the sky is [MASK].', 'choices': ['red', 'blue'], 'gold': 1, 'next_token': true}\n"
+        "{'prompt': 'the sky is', 'choices': ['red', 'blueish'], 'gold': 1}\n", 0, &said, &out) == 0,
+        "%s", err.msg);
+    const Model *m = l.model;
+    double want = hidden_loss(m, (int[]){THE, SKY, IS, MASK, MASK, MASK}, 6, 3, (int[]){BLUE, ISH, RED}, 3);
+    want /= 4;
+    line = out;
+    CHECK(fabs(number_behind(line, "\"loss\": ") - want) < 1e-5, "%s: %.8f", line, want);
+    float *all = rig_logits(m, (SessionConfig){.context = 7, .batch = 7, .kv_type = T_F32},
+                            (int[]){CLS, THE, SKY, IS, MASK, MASK, SEP}, 7, &err);
+    CHECK(all, "%s", err.msg);
+    Decoder d = {.special = true};
+    char text[128] = "";
+    for (int i = 4; i < 6; i++)
+        strcat(text, tokenizer_decode(l.tokenizer, &d, argmax(all + i * PIECES, PIECES)));
+    free(all);
+    CHECK(strstr(line, text), "%s: \"%s\"", line, text);
+    line = strchr(line, '\n') + 1;
+    want = hidden_loss(m, (int[]){CLS, THE, SKY, IS, MASK, DOT, SEP}, 7, 4, (int[]){BLUE}, 1);
+    CHECK(fabs(number_behind(line, "\"loss\": ") - want) < 1e-5, "%s: %.8f", line, want);
+    line = strchr(line, '\n') + 1;
+    want = hidden_loss(m, (int[]){THE, SKY, IS, MASK}, 4, 3, (int[]){RED}, 1);
+    CHECK(fabs(number_behind(line, "\"log_p\": [") + want) < 1e-5, "%s: %.8f", line, want);
+    want = hidden_loss(m, (int[]){THE, SKY, IS, MASK, MASK}, 5, 3, (int[]){BLUE, ISH}, 2) / 3;
+    CHECK(fabs(number_behind(line, "\"loss\": ") - want) < 1e-5, "%s: %.8f", line, want);
+    free(said);
+    free(out);
+    static const char *const bad[][2] = {
+        {"{'prompt': 'the sky is', 'answer': 'red'}", "masks"},
+        {"{'prompt': 'the [MASK] is [MASK]', 'answer': 'red'}", "masks"},
+        {"{'prompt': 'the sky is [MASK].', 'answer': 'red'}", "masks"},
+        {"{'prompt': 'the [MASK] is [MASK]', 'choices': ['red', 'blue'], 'gold': 1, 'next_token': true}",
+         "2 masks"},
+        {"{'prompt': 'the the the the the the the the the the the the the the [MASK]', 'answer': 'red'}",
+         "positions"},
+    };
+    for (int i = 0; i < COUNT(bad); i++)
+        CHECK(run_tool(&l, 1, bad[i][0], 0, &said, &out) && strstr(err.msg, bad[i][1]) &&
+              strstr(err.msg, "line 1"), "%d: %s", i, err.msg);
+    v.mask = -1;
+    CHECK(run_tool(&l, 1, bad[0][0], 0, &said, &out) && strstr(err.msg, "mask token"), "%s", err.msg);
+    tokenizer_free(l.tokenizer);
+    vocab_free(&v);
+    rig_free(&r);
     return PASS;
 }
 
@@ -339,6 +434,7 @@ static const Test tests[] = {
     {"a run on the small model", runs},
     {"alone and together, one thread and many", alone_and_together},
     {"items that do not fit", does_not_fit},
+    {"masked models", masks},
 };
 
 int main(int argc, char **argv) { return run_tests("tasks", tests, COUNT(tests), argc, argv); }

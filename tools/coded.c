@@ -98,7 +98,8 @@ static int code_next(Coded *c, const Loaded *l, const Item *it, Err *e) {
 }
 
 // text: what stands before the answers, and before: its ids.
-static int code_whole(Coded *c, const Loaded *l, const Item *it, const char *text, const Ids *before, Err *e) {
+static int code_whole(Coded *c, const Loaded *l, const Item *it, const char *text, const Ids *before,
+                      Err *e) {
     if (!(c->whole = alloc((size_t)it->n, sizeof *c->whole, "choices", e)) ||
         !(c->from = alloc((size_t)it->n, sizeof *c->from, "choices", e)))
         return -1;
