@@ -25,17 +25,21 @@ static const char usage[] =
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
 "       --eval FILE.jsonl [--limit K] [--eval-out OUT.jsonl] [--eval-against MODEL]\n"
 "                         benchmark items: accuracy and loss; of two models, a paired test\n"
+"       --fill-mask TEXT [--top K]                the K likeliest words (5) for each mask: encoders\n"
+"       --embed TEXT | --embed-file FILE [--pool mean|first]    a text, or each line, as one vector\n"
 "       --tokenize FILE   ids of a text on one line; --detokenize FILE: back (FILE \"-\": stdin)\n"
 "       --version  -h     about the program; this page\n";
 
-typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_EVAL, DO_TOKENIZE,
-               DO_DETOKENIZE } Action;
+typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_EVAL, DO_FILL_MASK, DO_EMBED,
+               DO_EMBED_FILE, DO_TOKENIZE, DO_DETOKENIZE } Action;
 
 typedef struct {
-    const char *model, *prompt, *prompt_file, *system, *tool_file, *against, *eval_out;
+    const char *model, *prompt, *prompt_file, *system, *tool_file;     // tool_file: or its text
+    const char *against, *eval_out;
     Action action;
     bool no_echo, ids;
-    int64_t n, context, windows, limit, batch, threads;   // n, context: 0 when not given
+    int64_t n, context, windows, top, limit, batch, threads;   // n, context: 0 when not given
+    Pooling pool;
     SamplerConfig sampler;
     int kv_type;
     CacheForm form;
@@ -88,8 +92,8 @@ static void tool(Options *o, Action a, const char *file) {
 static Options read_options(int argc, char **argv) {
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
-    static const char *const forms[] = {"auto", "dense", "latent"};
-    Options o = {.kv_type = T_F16, .batch = 64,
+    static const char *const forms[] = {"auto", "dense", "latent"}, *const pools[] = {"mean", "first"};
+    Options o = {.kv_type = T_F16, .batch = 64, .top = 5,
                  .sampler = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
                              .repeat_penalty = 1, .repeat_last = 64, .seed = 1}};
     for (int i = 1; i < argc; i++) {
@@ -119,7 +123,7 @@ static Options read_options(int argc, char **argv) {
             "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
             "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
             "--perplexity", "--eval", "--eval-out", "--eval-against", "--limit", "--tokenize",
-            "--detokenize"};
+            "--detokenize", "--fill-mask", "--top", "--embed", "--embed-file", "--pool"};
         bool known = false;
         for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
         if (!known || !v) {
@@ -151,6 +155,11 @@ static Options read_options(int argc, char **argv) {
         else if (IS("--eval-out")) o.eval_out = v;
         else if (IS("--eval-against")) o.against = v;
         else if (IS("--limit")) o.limit = whole(a, v, 1, INT64_MAX);
+        else if (IS("--fill-mask")) tool(&o, DO_FILL_MASK, v);
+        else if (IS("--top")) o.top = whole(a, v, 1, 1000);
+        else if (IS("--embed")) tool(&o, DO_EMBED, v);
+        else if (IS("--embed-file")) tool(&o, DO_EMBED_FILE, v);
+        else if (IS("--pool")) o.pool = (Pooling)choice(a, v, pools, 2);
         else if (IS("--tokenize")) tool(&o, DO_TOKENIZE, v);
         else tool(&o, DO_DETOKENIZE, v);
         #undef IS
@@ -440,6 +449,9 @@ static int act(const Options *o, const Loaded *l, Err *e) {
         return fail(e, "%s is an encoder, which continues no text (--fill-mask, --embed)", o->model);
     switch (o->action) {
     case DO_INFO:       return tool_info(l, o->kv_type, e);
+    case DO_FILL_MASK:  return tool_fill_mask(l, o->tool_file, o->top, c, e);
+    case DO_EMBED:      return tool_embed(l, o->tool_file, o->pool, c, e);
+    case DO_EMBED_FILE: return tool_embed_file(l, o->tool_file, o->pool, c, e);
     case DO_TOKENIZE:   return tool_tokenize(l, o->tool_file, e);
     case DO_DETOKENIZE: return tool_detokenize(l, o->tool_file, e);
     case DO_PERPLEXITY: {

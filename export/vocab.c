@@ -1,7 +1,7 @@
 // vocab: reads published tokenizer files into a Vocab, which then owns all of it: tokenizer.json,
 // SentencePiece's and tiktoken's tokenizer.model, llama2.c's tokenizer.bin, vocab.json with
-// merges.txt, BERT's vocab.txt; and what the configuration files beside them say of special tokens. What a file asks
-// of the tokenizer that the tokenizer does not do is refused by name. Encodes nothing itself.
+// merges.txt, BERT's vocab.txt; and what the configuration files beside them say of special tokens.
+// What a file asks of the tokenizer that it does not do is refused by name. Encodes nothing itself.
 //   1 building   2 tokenizer.json   3 vocab.json + merges.txt, vocab.txt   4 SentencePiece   5 tiktoken
 //   6 llama2.c   7 choosing a reader   8 configuration files
 #include <ctype.h>

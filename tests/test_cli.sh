@@ -107,6 +107,32 @@ refuses "--limit alone" "go with --eval" $run $tbin -p x --limit 3
 refuses "no second model" "nowhere.tbin" $run $tbin --eval "$tmp/items.jsonl" --eval-against nowhere.tbin
 refuses "--eval-out nowhere" "nowhere" $run $tbin --eval "$tmp/items.jsonl" --eval-out nowhere/out
 
+# --- encoders: a tiny random one, whose numbers test_tools.c checks
+printf '[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n' >"$tmp/vocab.txt"
+for i in $(seq 5 47); do echo "w$i"; done >>"$tmp/vocab.txt"
+if $export tests/golden/bert --tokenizer "$tmp/vocab.txt" --dense -q -o "$tmp/bert.gguf" 2>"$tmp/err"; then
+    $run "$tmp/bert.gguf" --fill-mask "W5 [MASK] w7" >"$tmp/out" 2>&1
+    is "--fill-mask prints five lines" "$(grep -cE '^0\.[0-9]{6} +[0-9]+  ".*"  w5 (.* )?w7$' "$tmp/out")" 5
+    is "--top" "$($run "$tmp/bert.gguf" --fill-mask "w5 [MASK]" --top 3 | wc -l)" 3
+    is "--embed prints d numbers" "$($run "$tmp/bert.gguf" --embed "w5 w6" | wc -lw | xargs)" "1 32"
+    printf 'w5 w6\n\nw7' >"$tmp/lines"
+    is "--embed-file prints a line for each" "$($run "$tmp/bert.gguf" --embed-file "$tmp/lines" | wc -l)" 3
+    is "its first line" "$($run "$tmp/bert.gguf" --embed-file "$tmp/lines" | head -n 1)" \
+        "$($run "$tmp/bert.gguf" --embed "w5 w6")"
+    is "--embed-file of standard input" "$($run "$tmp/bert.gguf" --embed-file - <"$tmp/lines" | md5sum)" \
+        "$($run "$tmp/bert.gguf" --embed-file "$tmp/lines" | md5sum)"
+    [ "$($run "$tmp/bert.gguf" --embed w5 --pool first)" != "$($run "$tmp/bert.gguf" --embed w5)" ] && ok || bad "--pool"
+    is "threads" "$($run "$tmp/bert.gguf" --embed "w5 w6" -t 1)" "$($run "$tmp/bert.gguf" --embed "w5 w6" -t 2)"
+    refuses "the other spelling" "written \[MASK\]" $run "$tmp/bert.gguf" --fill-mask "w5 <mask>"
+    refuses "a pooling of another name" "--pool" $run "$tmp/bert.gguf" --embed w5 --pool max
+    refuses "--top 0" "--top" $run "$tmp/bert.gguf" --fill-mask "[MASK]" --top 0
+    refuses "a text that is too long" "at most 24" $run "$tmp/bert.gguf" --embed "$(seq -s ' ' 30)"
+    refuses "an encoder asked to go on" "encoder" $run "$tmp/bert.gguf" -p "w5"
+    $run "$tmp/bert.gguf" --info | grep -q '^tokenizer  *WordPiece, 48 pieces' && ok || bad "--info of WordPiece"
+else bad "exporting an encoder: $(head -c 300 "$tmp/err")"; fi
+refuses "masks of a decoder" "is a decoder" $run $tbin --fill-mask "x <mask>"
+refuses "vectors of a decoder" "decoder" $run $tbin --embed x
+
 # --- the published text of a published model
 if [ -f "$data/models/stories260K.bin" ]; then
     $export "$data/models/stories260K.bin" --tokenizer "$data/models/tok512.bin" --dense --type f32 -o "$tmp/260k.gguf" >/dev/null 2>&1

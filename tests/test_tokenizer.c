@@ -391,7 +391,8 @@ static int encodes_wpm(void) {
     };
     for (int i = 0; i < COUNT(cases); i++) {
         const char *got = ids_of(t, cases[i].text, strlen(cases[i].text), cases[i].special, true);
-        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got, cases[i].ids);
+        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got,
+              cases[i].ids);
     }
     char word[101];
     memset(word, 'a', sizeof word);
@@ -478,7 +479,8 @@ static int prefix_bpe(void) {
     };
     for (int i = 0; i < COUNT(cases); i++) {
         const char *got = ids_of(t, cases[i].text, strlen(cases[i].text), true, cases[i].first);
-        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got, cases[i].ids);
+        CHECK(!strcmp(got, cases[i].ids), "'%s' (case %d): %s, expected %s", cases[i].text, i, got,
+              cases[i].ids);
     }
     tokenizer_free(t);
     vocab_free(&v);
@@ -616,7 +618,8 @@ static int decodes_wpm(void) {
     static const struct { bool special; int ids[8]; const char *text; } cases[] = {
         {0, {2, 6, 7, 9, 5, 3, -9}, "|ab|b|,| a||"}, {1, {2, 6, 4, 9, 3, -9}, "[CLS]| ab| [MASK]|,| [SEP]|"},
         {0, {7, 7, 5, -9}, "##b|b| a|"}, {0, {1, -9}, "|"}, {1, {1, 5, -9}, "[UNK]| a|"},
-        {0, {13, 14, 5, -9}, "|| a|"}, {0, {16, 10, 99, -1, -9}, "<user>| \xE4\xB8\xAD|||"}, {0, {15, -9}, US "|"},
+        {0, {13, 14, 5, -9}, "|| a|"},
+        {0, {16, 10, 99, -1, -9}, "<user>| \xE4\xB8\xAD|||"}, {0, {15, -9}, US "|"},
     };
     for (int i = 0; i < COUNT(cases); i++) {
         const char *got = stream(t, cases[i].special, cases[i].ids);
@@ -945,7 +948,8 @@ static int vectors_bert(void) {
     const char *got = ids_of(t, "The capital of France is [MASK].", 32, true, true);
     CHECK(!strcmp(got, "1996 3007 1997 2605 2003 103 1012"), "%s", got);
     const int ids[] = {101, 1996, 3007, 1997, 2605, 2003, 3000, 1012, 102, -9};
-    CHECK(!strcmp(stream(t, false, ids), "|the| capital| of| france| is| paris|.||"), "%s", stream(t, false, ids));
+    CHECK(!strcmp(stream(t, false, ids), "|the| capital| of| france| is| paris|.||"), "%s",
+          stream(t, false, ids));
     tokenizer_free(t);
     vocab_free(&v);
     gguf_free(&g);
@@ -972,7 +976,8 @@ static int refuses_files(void) {
 }
 
 static const Test tests[] = {
-    {"utf8", utf8}, {"classes", classes}, {"maps", maps}, {"alphabet", alphabet}, {"encodes_wpm", encodes_wpm}, {"equals_definition_wpm", equals_definition_wpm},
+    {"utf8", utf8}, {"classes", classes}, {"maps", maps}, {"alphabet", alphabet},
+    {"encodes_wpm", encodes_wpm}, {"equals_definition_wpm", equals_definition_wpm},
     {"prefix_bpe", prefix_bpe}, {"decodes_wpm", decodes_wpm}, {"random_bytes", random_bytes},
     {"vectors_bert", vectors_bert},
     {"splits", splits},

@@ -618,6 +618,30 @@ static int broken_files(void) {
             wrong[i % 4]);
     }
 
+    // WordPiece: every bit of a small vocab.txt and of a tokenizer.json turned over
+    static const char pieces[] = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n##b\n\xC3\xA9\n##\xCC\x81\n";
+    char *json_text;
+    size_t json_size;
+    Err e;
+    json_w(ADDED_W, MODEL_W(USUAL), BERT_PRE, BERT("\"x\": 1"), TEMPLATE(""));
+    CHECK(!read_file(file_path, 1 << 20, &json_text, &json_size, &e), "%s", e.msg);
+    for (int form = 0; form < 2; form++) {
+        size_t size = form ? json_size : sizeof pieces - 1;
+        const char *name = form ? "tokenizer.json" : "vocab.txt";
+        char *text = malloc(size);
+        CHECK(text, "memory");
+        good = bad = 0;
+        for (size_t i = 0; i < 8 * size; i++) {
+            memcpy(text, form ? json_text : pieces, size);
+            text[i / 8] ^= (char)(1 << i % 8);
+            *(usable(name, text, size) ? &good : &bad) += 1;
+        }
+        for (size_t cut = 0; cut < size; cut++) usable(name, text, cut);
+        free(text);
+        CHECK(good > 50 && bad > 30, "%s: %d usable, %d refused", name, good, bad);
+    }
+    free(json_text);
+
     // tiktoken: not base64, not in order, not llama 3's
     static const char *const lines[] = {"IQ== 0\nIg== 1\n", "IQ== 0\nIg== 2\n", "I*== 0\n",
         "IQ== 0\nIg==\n", "IQ= 0\n",

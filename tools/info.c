@@ -66,9 +66,10 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
     string_key(g, "tucker.source.name", "made from");
     string_key(g, "tucker.source.sha256", "sha256");
     string_key(g, "tucker.method", "method");
-    printf("tokenizer      %s, %d pieces, BOS %d%s, EOS %d\n",
-           l->vocab->kind == VOCAB_SPM ? "SentencePiece BPE" : pre_name(l->vocab->pre), l->vocab->n,
-           l->vocab->bos, l->vocab->add_bos ? " (added)" : "", l->vocab->eos);
+    const Vocab *v = l->vocab;
+    printf("tokenizer      %s, %d pieces, BOS %d%s, EOS %d%s\n",
+           v->kind == VOCAB_SPM ? "SentencePiece BPE" : v->kind == VOCAB_WPM ? "WordPiece" : pre_name(v->pre),
+           v->n, v->bos, v->add_bos ? " (added)" : "", v->eos, v->add_eos ? " (added)" : "");
     if (!l->model) return 0;
 
     const Model *m = l->model;

@@ -40,6 +40,16 @@ int tool_info(const Loaded *l, int kv_type, Err *e);
 int tool_tokenize(const Loaded *l, const char *text_file, Err *e);
 int tool_detokenize(const Loaded *l, const char *ids_file, Err *e);
 
+// encode.c, for encoders; a text gets what the vocabulary puts around every one ([CLS] … [SEP]).
+// For every mask in the text the `top` likeliest pieces, a line each: probability, id, the piece in
+// quotes, the text with it in place of the mask.
+int tool_fill_mask(const Loaded *l, const char *text, int64_t top, SessionConfig c, Err *e);
+// A text as one vector of length 1 (d numbers on a line): the mean of its tokens' final states, or the
+// first one's. A text longer than the model's context is refused. Of a file: every line is a text.
+typedef enum { POOL_MEAN, POOL_FIRST } Pooling;
+int tool_embed(const Loaded *l, const char *text, Pooling p, SessionConfig c, Err *e);
+int tool_embed_file(const Loaded *l, const char *file, Pooling p, SessionConfig c, Err *e);
+
 enum { TEXT_LIMIT = 1 << 30 }; // bytes of a text that is read whole
 int read_text(const char *path, char **text, size_t *n, Err *e);   // "-": stdin; tokens.c
 
