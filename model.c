@@ -342,12 +342,16 @@ static int refuse_scaling(const Gguf *g, Config *c, Err *e) {
 // tucker.activation, where a model's is not the one its family has as a rule.
 static int read_activation(const Gguf *g, Config *c, Err *e) {
     static const char *const names[] = {"silu", "gelu", "gelu_tanh"};
-    Str name = {0};
+    Str name = {"", 0};
+    if (!gguf_kv(g, "tucker.activation")) return 0;
     if (gguf_get_str(g, "tucker.activation", &name, e)) return -1;
-    for (int a = ACT_SILU; a <= ACT_GELU_TANH; a++)
-        if (str_is(name, names[a]) && (!c->gated || a == ACT_SILU)) c->act = (Activation)a, name.s = NULL;
-    return !name.s ? 0 : fail(e, "%s: a %s feed-forward of activation \"%.*s\" is not supported", g->name,
-                              c->gated ? "gated" : "plain", (int)(name.n < 40 ? name.n : 40), name.s);
+    for (int a = ACT_SILU; a <= (c->gated ? ACT_SILU : ACT_GELU_TANH); a++)
+        if (str_is(name, names[a])) {
+            c->act = (Activation)a;
+            return 0;
+        }
+    return fail(e, "%s: a %s feed-forward of activation \"%.*s\" is not supported", g->name,
+                c->gated ? "gated" : "plain", (int)(name.n < 40 ? name.n : 40), name.s);
 }
 
 static int read_config(Config *c, const Gguf *g, Err *e) {

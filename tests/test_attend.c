@@ -156,6 +156,45 @@ static int latent(void) {
     return PASS;
 }
 
+// Without a mask each query sees what the last one would.
+static int everything_seen(void) {
+    const Case s[] = {{6, 2, 32, 32, 32, 0, false, 0}, {3, 3, 7, 5, 5, 9, false, 0},
+                      {4, 2, 8, 33, 7, 0, true, T_F32}};
+    const int64_t counts[] = {1, 2, 63, 64, 65, 257, 300};
+    for (int i = 0; i < COUNT(s) * COUNT(counts); i++) {
+        const Case *c = &s[i % COUNT(s)];
+        const int64_t n = counts[i / COUNT(s)], row = c->n_heads * c->out_width;
+        World w;
+        AttendScratch m;
+        if (make(&w, c, T_F32, n) != PASS || scratch_for(&m, c, n) != PASS) return FAIL;
+        float *want = floats(n * row), *naive = floats(n * row);
+        for (int64_t k = 0; k < n; k++) {
+            Attend one = question(&w, c, 0, 1, false, want + k * row);
+            one.pos = n - 1;
+            one.q = w.q + k * c->n_heads * c->k_width;
+            one.window = 0;
+            attend_naive(&one);
+        }
+        Attend all = question(&w, c, 0, n, false, naive);
+        all.all = true;
+        attend_naive(&all);
+        if (near(c, &all, want, 0) != PASS) return FAIL;
+        for (int v = 0; v < COUNT(isas); v++)
+            for (int rebuild = 0; rebuild <= c->latent && kernels_select(isas[v]) == 0; rebuild++) {
+                all.out = w.out;
+                all.rebuild = rebuild;
+                attend(&all, &m);
+                if (near(c, &all, want, c->latent ? 1e-4 : 3e-6) != PASS) return FAIL;
+            }
+        attend_scratch_free(&m);
+        free(want);
+        free(naive);
+        done(&w);
+    }
+    kernels_init();
+    return PASS;
+}
+
 static int far_positions(void) {      // beyond the last segment's beginning
     const Case s = {2, 1, 8, 8, 8, 0, false, 0};
     const int64_t n = 64 * 256 + 300;
@@ -279,7 +318,9 @@ static int sizes(void) {
 }
 
 static const Test tests[] = {
-    {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows}, {"latent", latent},
+    {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows},
+    {"everything_seen", everything_seen},
+    {"latent", latent},
     {"far_positions", far_positions}, {"bits", bits}, {"steep_scores", steep_scores},
     {"sizes", sizes},
 };

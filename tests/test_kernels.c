@@ -507,6 +507,52 @@ static int swiglu_values(void) {
     return PASS;
 }
 
+static int activations(void) {
+    FOR_EACH_ISA(v)
+        for (int64_t n = 0; n <= 70; n++) {
+            float *x = floats(n), *y = floats(n);
+            for (int64_t i = 0; i < n; i++) x[i] = i % 9 == 8 ? random_in(200) : random_in(6);
+            for (int a = ACT_SILU; a <= ACT_GELU_TANH; a++) {
+                memcpy(y, x, (size_t)n * sizeof *x);
+                activate((Activation)a, y, n);
+                for (int64_t i = 0; i < n; i++) {
+                    const double t = x[i], u = sqrt(2 / acos(-1)) * (t + 0.044715 * t * t * t);
+                    const double want = a == ACT_SILU ? t / (1 + exp(-t)) : a == ACT_GELU
+                                      ? t * 0.5 * erfc(-t / sqrt(2)) : 0.5 * t * (1 + tanh(u));
+                    CHECK(fabs(y[i] - want) <= 3e-7 * fabs(t) + 1e-36, "%s activation %d of %g: %.9g, %.9g",
+                          isas[v], a, t, y[i], want);
+                }
+            }
+            free_all();
+        }
+    kernels_init();
+    return PASS;
+}
+
+static int layernorms(void) {
+    FOR_EACH_ISA(v)
+        for (int64_t n = 1; n <= 70; n++) {
+            float *x = floats(n), *w = floats(n), *b = floats(n), *y = floats(n);
+            fill(w, n);
+            fill(b, n);
+            for (int64_t i = 0; i < n; i++) x[i] = 5 + random_in(2);
+            double mean = 0, variance = 0;
+            for (int64_t i = 0; i < n; i++) mean += x[i] / (double)n;
+            for (int64_t i = 0; i < n; i++) variance += (x[i] - mean) * (x[i] - mean) / (double)n;
+            layernorm(y, x, w, b, n, 1e-5f);
+            for (int64_t i = 0; i < n; i++) {
+                const double want = (x[i] - mean) / sqrt(variance + 1e-5f) * w[i] + b[i];
+                CHECK(fabs(y[i] - want) <= 1e-5, "%s %lld of %lld: %g, %g", isas[v], (long long)i,
+                      (long long)n, y[i], want);
+            }
+            layernorm(x, x, w, b, n, 1e-5f);
+            if (same_bits("layernorm in place", x, y, n) != PASS) return FAIL;
+            free_all();
+        }
+    kernels_init();
+    return PASS;
+}
+
 static int half_floats(void) {
     enum { ALL = 65536 };
     uint16_t *h = guarded(ALL * sizeof *h, 0), *back = guarded(ALL * sizeof *back, 0);
@@ -671,7 +717,8 @@ static const Test tests[] = {
     {"matmul_nan", matmul_nan}, {"scratch_limits", scratch_limits},
     {"matmul_t_values", matmul_t_values}, {"matmul_t_bits", matmul_t_bits},
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
-    {"swiglu_values", swiglu_values}, {"half_floats", half_floats},
+    {"swiglu_values", swiglu_values}, {"activations", activations}, {"layernorms", layernorms},
+    {"half_floats", half_floats},
     {"dgemm_values", dgemm_values}, {"parallel_parts", parallel_parts},
     {"selection", selection}, {"bandwidth", bandwidth},
 };

@@ -618,6 +618,112 @@ static int bad_models_are_refused(void) {
     return PASS;
 }
 
+// What the other families must have and may not have.
+static int bad_families_are_refused(void) {
+    enum { GPTJ = 5, GPT2, BERT };                                // in rigs
+    static const float zeros[64 * 80];
+    static const struct {
+        int rig;
+        const char *without, *add;                           // the tensor added: (rows, cols)
+        int64_t rows, cols;
+        const char *says;
+    } bad[] = {
+        {GPT2, "blk.0.attn_norm.bias", NULL, 0, 0, "blk.0.attn_norm.bias is missing"},
+        {GPT2, "blk.1.ffn_norm.bias", "blk.1.ffn_norm.bias", 0, 35, "(1, 35), expected (1, 36)"},
+        {GPT2, "blk.0.attn_q.bias", NULL, 0, 0, "attn_q.bias is missing"},
+        {GPT2, "blk.0.attn_output.bias", NULL, 0, 0, "attn_output.bias is missing"},
+        {GPT2, "blk.1.ffn_up.bias", NULL, 0, 0, "ffn_up.bias is missing"},
+        {GPT2, "blk.1.ffn_down.bias", "blk.1.ffn_down.bias", 0, 37, "expected (1, 36)"},
+        {GPT2, "position_embd.weight", NULL, 0, 0, "position_embd.weight is missing"},
+        {GPT2, "position_embd.weight", "position_embd.weight", 63, 36, "is (63, 36), expected (64, 36)"},
+        {GPT2, "output_norm.bias", NULL, 0, 0, "output_norm.bias is missing"},
+        {GPT2, "", "blk.0.ffn_gate.weight", 64, 36, "no place"},
+        {GPT2, "", "token_types.weight", 2, 36, "no place"},
+        {GPT2, "", "rope_freqs.weight", 0, 6, "no place"},
+        {GPT2, "", "blk.0.attn_qkv.weight", 108, 36, "attn_qkv.bias is missing"},
+        {GPT2, "blk.0.attn_q.weight", "blk.0.attn_qkv.weight", 107, 36, "is (107, 36), expected (108, 36)"},
+        {GPTJ, "", "blk.0.ffn_norm.weight", 0, 48, "no place"},
+        {GPTJ, "", "position_embd.weight", 64, 48, "no place"},
+        {GPTJ, "output.bias", "output.bias", 0, 60, "expected (1, 61)"},
+        {GPTJ, "blk.0.ffn_up.bias", NULL, 0, 0, "ffn_up.bias is missing"},
+        {BERT, "token_embd_norm.weight", NULL, 0, 0, "token_embd_norm.weight is missing"},
+        {BERT, "token_types.weight", "token_types.weight", 2, 39, "is (2, 39), expected (any, 40)"},
+        {BERT, "blk.0.attn_output_norm.bias", NULL, 0, 0, "attn_output_norm.bias is missing"},
+        {BERT, "blk.1.layer_output_norm.weight", NULL, 0, 0, "layer_output_norm.weight is missing"},
+        {BERT, "mlm_dense.weight", NULL, 0, 0, "no place"},
+        {BERT, "mlm_norm.bias", NULL, 0, 0, "mlm_norm.bias"},
+        {BERT, "mlm_output.bias", "mlm_output.bias", 0, 60, "expected (1, 61)"},
+        {BERT, "mlm_dense.weight", "mlm_dense.weight", 40, 41, "expected (40, 40)"},
+        {BERT, "", "blk.0.attn_norm.weight", 0, 40, "no place"},
+    };
+    Err e = {""};
+    RigModel r;
+    for (int i = 0; i < COUNT(bad); i++) {
+        CHECK(rig_build(&r, &rigs[bad[i].rig], NULL, &e) == 0, "%s", e.msg);
+        int status = bind_again(&r, bad[i].without, &e);
+        if (bad[i].add) {
+            gguf_add(r.b, bad[i].add, T_F32, bad[i].rows ? 2 : 1,
+                     (int64_t[4]){bad[i].cols, bad[i].rows ? bad[i].rows : 1, 1, 1}, zeros);
+            status = bind_again(&r, NULL, &e);
+        }
+        CHECK(status == -1 && strstr(e.msg, bad[i].says), "%d: %d \"%s\"", i, status, e.msg);
+        rig_free(&r);
+    }
+    static const struct { int rig; const char *key; int64_t value; const char *says; } keys[] = {
+        {GPTJ, "gptj.rope.dimension_count", 7, "even"},
+        {GPTJ, "gptj.rope.dimension_count", 14, "dimension_count"},
+        {GPTJ, "gptj.attention.head_count", 5, "divide"}, {GPT2, "gpt2.context_length", 65, "position_embd"},
+        {GPT2, "gpt2.feed_forward_length", 63, "63"}, {BERT, "bert.embedding_length", 41, "41"},
+    };
+    for (int i = 0; i < COUNT(keys); i++) {
+        CHECK(rig_build(&r, &rigs[keys[i].rig], NULL, &e) == 0, "%s", e.msg);
+        gguf_set_int(r.b, keys[i].key, GGUF_U32, keys[i].value);
+        int status = bind_again(&r, NULL, &e);
+        CHECK(status == -1 && strstr(e.msg, keys[i].says), "%s: %d \"%s\"", keys[i].key, status, e.msg);
+        rig_free(&r);
+    }
+    // 40 does not divide over 3 heads; no epsilon; causal; an unknown activation
+    for (int i = 0; i < 4; i++) {
+        static const char *const says[] = {"divide", "layer_norm_epsilon is missing", "causal", "\"swish\""};
+        CHECK(rig_build(&r, &rigs[BERT], NULL, &e) == 0, "%s", e.msg);
+        if (i == 0) {
+            gguf_unset(r.b, "bert.attention.key_length");
+            gguf_set_int(r.b, "bert.attention.head_count", GGUF_U32, 3);
+            gguf_set_int(r.b, "bert.attention.head_count_kv", GGUF_U32, 3);
+        }
+        if (i == 1) gguf_unset(r.b, "bert.attention.layer_norm_epsilon");
+        if (i == 2) gguf_set_bool(r.b, "bert.attention.causal", true);
+        if (i == 3) gguf_set_str(r.b, "tucker.activation", "swish", 5);
+        CHECK(bind_again(&r, NULL, &e) == -1 && strstr(e.msg, says[i]), "%d: \"%s\"", i, e.msg);
+        rig_free(&r);
+    }
+    CHECK(rig_build(&r, &rigs[0], NULL, &e) == 0, "%s", e.msg);
+    gguf_set_str(r.b, "tucker.activation", "gelu", 4);
+    CHECK(bind_again(&r, NULL, &e) == -1 && strstr(e.msg, "gated"), "%s", e.msg);
+    rig_free(&r);
+
+    static const char *const acts[] = {"silu", "gelu", "gelu_tanh"};
+    for (int a = 0; a < COUNT(acts); a++) {
+        CHECK(rig_build(&r, &rigs[BERT], NULL, &e) == 0 && r.m.config.act == ACT_GELU, "%s", e.msg);
+        gguf_set_str(r.b, "tucker.activation", acts[a], strlen(acts[a]));
+        CHECK(bind_again(&r, NULL, &e) == 0 && (int)r.m.config.act == a, "%s: %s", acts[a], e.msg);
+        rig_free(&r);
+    }
+
+    // Without its head an encoder is one for hidden states.
+    static const char *const head[] = {"mlm_dense.weight", "mlm_dense.bias", "mlm_norm.weight",
+                                       "mlm_norm.bias", "mlm_output.bias"};
+    CHECK(rig_build(&r, &rigs[BERT], NULL, &e) == 0 && model_predicts(&r.m), "%s", e.msg);
+    for (int i = 0, last = COUNT(head) - 1; i <= last; i++)
+        CHECK(bind_again(&r, head[i], &e) == (i == last ? 0 : -1), "%d: %s", i, e.msg);
+    Session s;
+    CHECK(!model_predicts(&r.m) && model_params(&r.m).output == 0, "it has a head still");
+    CHECK(session_init(&s, &r.m, plain, &e) == 0 && encode(&s, some_ids(61), N, &e) == 0, "%s", e.msg);
+    session_free(&s);
+    rig_free(&r);
+    return PASS;
+}
+
 static const Test tests[] = {
     {"attention_equals_its_twin", attention_equals_its_twin},
     {"full_rank_is_dense", full_rank_is_dense},
@@ -632,6 +738,7 @@ static const Test tests[] = {
     {"costs_count", costs_count},
     {"bad_models_are_refused", bad_models_are_refused},
     {"bad_factors_are_refused", bad_factors_are_refused},
+    {"bad_families_are_refused", bad_families_are_refused},
 };
 
 int main(int argc, char **argv) { return run_tests("model", tests, COUNT(tests), argc, argv); }

@@ -640,6 +640,201 @@ static int hf_shards(void) {
     return PASS;
 }
 
+// ---- GPT-2, GPT-J, BERT, RoBERTa --------------------------------------------------------------------
+
+// `text` with the first `from` replaced by `to`, as config.json.
+static bool put_changed(const char *text, const char *from, const char *to) {
+    char out[2048];
+    const char *at = strstr(text, from);
+    if (!at) return false;
+    snprintf(out, sizeof out, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    return put_file("config.json", out, strlen(out));
+}
+
+static const char gpt2_config[] =
+    "{\"architectures\": [\"GPT2LMHeadModel\"], \"n_embd\": 8, \"n_inner\": null, \"n_layer\": 1, \"n_head\": 2,"
+    " \"vocab_size\": 264, \"n_positions\": 16, \"activation_function\": \"gelu_new\"}";
+
+static const Item gpt2[] = {                               // as published: no prefix, with mask buffers
+    {"wte.weight", "F32", 2, {PIECES, 8}}, {"wpe.weight", "F32", 2, {16, 8}},
+    {"h.0.ln_1.weight", "F32", 1, {8, 0}}, {"h.0.ln_1.bias", "F32", 1, {8, 0}},
+    {"h.0.attn.bias", "F32", 2, {16, 16}}, {"h.0.attn.masked_bias", "F32", 1, {1, 0}},
+    {"h.0.attn.c_attn.weight", "F16", 2, {8, 24}}, {"h.0.attn.c_attn.bias", "F16", 1, {24, 0}},
+    {"h.0.attn.c_proj.weight", "F32", 2, {8, 8}}, {"h.0.attn.c_proj.bias", "F32", 1, {8, 0}},
+    {"h.0.ln_2.weight", "F32", 1, {8, 0}}, {"h.0.ln_2.bias", "F32", 1, {8, 0}},
+    {"h.0.mlp.c_fc.weight", "F32", 2, {8, 32}}, {"h.0.mlp.c_fc.bias", "F32", 1, {32, 0}},
+    {"h.0.mlp.c_proj.weight", "F32", 2, {32, 8}}, {"h.0.mlp.c_proj.bias", "F32", 1, {8, 0}},
+    {"ln_f.weight", "F32", 1, {8, 0}}, {"ln_f.bias", "F32", 1, {8, 0}},
+};
+
+static int hf_gpt2(void) {
+    Source s;
+    Mat w;
+    float row[8];
+    char names[COUNT(gpt2)][64];
+    Item items[COUNT(gpt2) + 1];
+    CHECK(put_tokenizer("t.bin") && put_changed(gpt2_config, "{", "{"), "cannot write to %s", dir);
+    for (int prefixed = 0; prefixed < 2; prefixed++) {
+        for (int i = 0; i < COUNT(gpt2); i++) {
+            items[i] = gpt2[i];
+            snprintf(names[i], sizeof names[i], "%s%s", prefixed ? "transformer." : "", gpt2[i].name);
+            items[i].name = names[i];
+        }
+        CHECK(put_st("model.safetensors", items, COUNT(gpt2)) && open_folder(&s) == 0, "%s", err.msg);
+        CHECK(s.g.n_tensors == COUNT(gpt2) - 2, "%d tensors", (int)s.g.n_tensors);
+        CHECK(int_of(&s.g, "gpt2.feed_forward_length") == 32 && int_of(&s.g, "gpt2.context_length") == 16,
+              "sizes");
+        CHECK(!gguf_kv(&s.g, "tucker.rope_pairs") && !gguf_kv(&s.g, "tucker.activation"), "keys");
+        CHECK(gguf_mat(&s.g, "blk.0.attn_qkv.weight", 24, 8, &w, &err) == 0 && w.type == T_F16, "%s",
+              err.msg);
+        mat_row(&w, 17, row);                              // its column 17 in the file, (in, out)
+        const int first = PIECES * 8 + 16 * 8 + 16 + 16 * 16 + 1;
+        for (int i = 0; i < 8; i++)
+            CHECK(row[i] == (float)((first + i * 24 + 17) % 61) / 4 - 7, "c_attn[%d, 17] = %g", i,
+                  (double)row[i]);
+        CHECK(gguf_mat(&s.g, "blk.0.ffn_down.weight", 8, 32, &w, &err) == 0, "%s", err.msg);
+        source_close(&s);
+    }
+    static const struct { const char *from, *to, *why; } edits[] = {
+        {"gelu_new", "relu", "activation_function 'relu'"},
+        {"\"n_inner\": null", "\"n_inner\": 24", "asks [8, 24]"},
+        {"\"n_head\": 2", "\"n_head\": 3", "n_embd 8 is no multiple of n_head 3"},
+        {"\"n_positions\": 16", "\"n_positions\": 15", "asks [15, 8]"},
+        {"\"n_embd\": 8", "\"hidden_size\": 8", "n_embd is missing"},
+        {"{", "{\"scale_attn_weights\": false, ", "scale_attn_weights: false is not supported"},
+        {"{", "{\"scale_attn_by_inverse_layer_idx\": true, ", "scale_attn_by_inverse_layer_idx: true"},
+        {"{", "{\"add_cross_attention\": true, ", "add_cross_attention"},
+        {"{", "{\"tie_word_embeddings\": false, ", "'lm_head.weight' is missing"},
+        {"GPT2LMHeadModel", "GPTJForCausalLM", "rotary_dim is missing"},
+    };
+    for (int i = 0; i < COUNT(edits); i++) {
+        CHECK(put_changed(gpt2_config, edits[i].from, edits[i].to), "edit %d", i);
+        CHECK(open_folder(&s) == -1 && strstr(err.msg, edits[i].why), "%s: \"%s\"", edits[i].to, err.msg);
+    }
+    static const char *const acts[][2] = {{"gelu", "gelu"}, {"silu", "silu"}, {"gelu_pytorch_tanh", NULL}};
+    for (int i = 0; i < COUNT(acts); i++) {
+        Str act = {0};
+        CHECK(put_changed(gpt2_config, "gelu_new", acts[i][0]) && open_folder(&s) == 0, "%s", err.msg);
+        CHECK(gguf_get_str(&s.g, "tucker.activation", &act, &err) == 0, "%s", err.msg);
+        CHECK(acts[i][1] ? str_is(act, acts[i][1]) : !act.s, "activation %s", acts[i][0]);
+        source_close(&s);
+    }
+    CHECK(put_changed(gpt2_config, "{", "{"), "cannot write");
+    items[COUNT(gpt2)] = (Item){"h.0.ln_1.weight", "F32", 1, {8, 0}};       // with the prefix and without
+    CHECK(put_st("model.safetensors", items, COUNT(gpt2) + 1) && open_folder(&s) == -1 &&
+          strstr(err.msg, "'h.0.ln_1.weight' has no place"), "%s", err.msg);
+    items[6].dims[1] = 23;
+    CHECK(put_st("model.safetensors", items, COUNT(gpt2)) && open_folder(&s) == -1 &&
+          strstr(err.msg, "c_attn.weight has shape [8, 23], config.json asks [8, 24]"), "%s", err.msg);
+    clean();
+    return PASS;
+}
+
+static const char bert_config[] =
+    "{\"architectures\": [\"BertForMaskedLM\"], \"hidden_size\": 8, \"intermediate_size\": 12, \"num_hidden_layers\": 1,"
+    " \"num_attention_heads\": 2, \"vocab_size\": 264, \"max_position_embeddings\": 20, \"hidden_act\": \"gelu\","
+    " \"position_embedding_type\": \"absolute\", \"type_vocab_size\": 2}";
+
+#define ENC "encoder.layer.0."
+static const Item bert[] = {
+    {"embeddings.word_embeddings.weight", "F32", 2, {PIECES, 8}},
+    {"embeddings.position_embeddings.weight", "F32", 2, {20, 8}},
+    {"embeddings.token_type_embeddings.weight", "F32", 2, {2, 8}},
+    {"embeddings.LayerNorm.gamma", "F32", 1, {8, 0}}, {"embeddings.LayerNorm.beta", "F32", 1, {8, 0}},
+    {ENC "attention.self.query.weight", "F32", 2, {8, 8}},
+    {ENC "attention.self.query.bias", "F32", 1, {8, 0}},
+    {ENC "attention.self.key.weight", "F32", 2, {8, 8}}, {ENC "attention.self.key.bias", "F32", 1, {8, 0}},
+    {ENC "attention.self.value.weight", "F32", 2, {8, 8}},
+    {ENC "attention.self.value.bias", "F32", 1, {8, 0}},
+    {ENC "attention.output.dense.weight", "F32", 2, {8, 8}},
+    {ENC "attention.output.dense.bias", "F32", 1, {8, 0}},
+    {ENC "attention.output.LayerNorm.gamma", "F32", 1, {8, 0}},
+    {ENC "attention.output.LayerNorm.beta", "F32", 1, {8, 0}},
+    {ENC "intermediate.dense.weight", "F32", 2, {12, 8}}, {ENC "intermediate.dense.bias", "F32", 1, {12, 0}},
+    {ENC "output.dense.weight", "F32", 2, {8, 12}}, {ENC "output.dense.bias", "F32", 1, {8, 0}},
+    {ENC "output.LayerNorm.weight", "F32", 1, {8, 0}}, {ENC "output.LayerNorm.bias", "F32", 1, {8, 0}},
+    {"embeddings.position_ids", "I16", 2, {1, 20}},
+    {"pooler.dense.weight", "F32", 2, {8, 8}}, {"pooler.dense.bias", "F32", 1, {8, 0}},
+    {"cls.predictions.transform.dense.weight", "F32", 2, {8, 8}},
+    {"cls.predictions.transform.dense.bias", "F32", 1, {8, 0}},
+    {"cls.predictions.transform.LayerNorm.gamma", "F32", 1, {8, 0}},
+    {"cls.predictions.transform.LayerNorm.beta", "F32", 1, {8, 0}},
+    {"cls.predictions.bias", "F32", 1, {PIECES, 0}},
+    {"cls.predictions.decoder.weight", "F32", 2, {PIECES, 8}},
+    {"cls.seq_relationship.weight", "F32", 2, {2, 8}}, {"cls.seq_relationship.bias", "F32", 1, {2, 0}},
+};
+enum { BODY = 24, IGNORED_BODY = 3, IGNORED_HEAD = 3 };     // of its items
+
+// Items named for the encoder, with a prefix before those that can have one; the number that there are.
+static int named(Item *items, char names[][96], const char *prefix, int n) {
+    for (int i = 0; i < n; i++) {
+        bool body = strncmp(bert[i].name, "cls.", 4) != 0;
+        items[i] = bert[i];
+        snprintf(names[i], 96, "%s%s", body ? prefix : "", bert[i].name);
+        items[i].name = names[i];
+    }
+    return n;
+}
+
+static int hf_bert(void) {
+    Source s;
+    Mat w;
+    float row[8];
+    const float *v;
+    char names[COUNT(bert)][96];
+    Item items[COUNT(bert)];
+    bool causal = true;
+    CHECK(put_tokenizer("t.bin") && put_changed(bert_config, "{", "{"), "cannot write to %s", dir);
+    CHECK(put_st("model.safetensors", items, named(items, names, "bert.", COUNT(bert))) &&
+          open_folder(&s) == 0,
+          "%s", err.msg);
+    CHECK(s.g.n_tensors == COUNT(bert) - IGNORED_BODY - IGNORED_HEAD, "%d tensors", (int)s.g.n_tensors);
+    CHECK(gguf_get_bool(&s.g, "bert.attention.causal", &causal, &err) == 0 && !causal, "causal");
+    CHECK(gguf_vec(&s.g, "mlm_output.bias", PIECES, &v, &err) == 0 && !gguf_has(&s.g, "output.weight"), "%s",
+          err.msg);
+    CHECK(gguf_vec(&s.g, "token_embd_norm.weight", 8, &v, &err) == 0 &&
+          v[0] == (float)((PIECES * 8 + 176) % 61) / 4 - 7,
+          "gamma: %s", err.msg);
+    source_close(&s);
+
+    // A body alone, without the prefix, as models for embeddings are published.
+    CHECK(put_changed(bert_config, "BertForMaskedLM", "BertModel"), "cannot write");
+    CHECK(put_st("model.safetensors", items, named(items, names, "", BODY)) && open_folder(&s) == 0, "%s",
+          err.msg);
+    CHECK(s.g.n_tensors == BODY - IGNORED_BODY && !gguf_has(&s.g, "mlm_dense.weight"), "%d",
+          (int)s.g.n_tensors);
+    source_close(&s);
+    CHECK(put_changed(bert_config, "{", "{") && open_folder(&s) == -1 &&
+          strstr(err.msg, "transform.dense.weight' is missing"), "%s", err.msg);
+
+    // RoBERTa counts positions from its padding id on: the rows before that are cut off.
+    CHECK(put_changed(bert_config, "BertForMaskedLM", "RobertaModel") &&
+          put_st("model.safetensors", items, named(items, names, "roberta.", BODY)) && open_folder(&s) == 0,
+          "%s", err.msg);
+    CHECK(int_of(&s.g, "bert.context_length") == 18, "%lld positions",
+          (long long)int_of(&s.g, "bert.context_length"));
+    CHECK(gguf_mat(&s.g, "position_embd.weight", 18, 8, &w, &err) == 0, "%s", err.msg);
+    mat_row(&w, 0, row);
+    CHECK(row[0] == (float)((PIECES * 8 + 16) % 61) / 4 - 7, "position 0 is row 2: %g", (double)row[0]);
+    source_close(&s);
+
+    static const struct { const char *from, *to, *why; } edits[] = {
+        {"\"gelu\"", "\"relu\"", "hidden_act 'relu'"},
+        {"absolute", "relative_key", "position_embedding_type"},
+        {"{", "{\"is_decoder\": true, ", "is_decoder: true"},
+        {"\"type_vocab_size\": 2", "\"type_vocab_size\": 3", "asks [3, 8]"},
+        {"BertForMaskedLM", "BertForSequenceClassification", "is not supported"},
+        {"[\"BertForMaskedLM\"], ", "[\"RobertaModel\"], \"pad_token_id\": 19, ", "pad_token_id"},
+    };
+    for (int i = 0; i < COUNT(edits); i++) {
+        CHECK(put_changed(bert_config, edits[i].from, edits[i].to), "edit %d", i);
+        CHECK(put_st("model.safetensors", items, named(items, names, "", COUNT(bert))), "cannot write");
+        CHECK(open_folder(&s) == -1 && strstr(err.msg, edits[i].why), "%s: \"%s\"", edits[i].to, err.msg);
+    }
+    clean();
+    return PASS;
+}
+
 // ---- dispatch -------------------------------------------------------------------------------------
 
 static int dispatch(void) {
@@ -668,7 +863,7 @@ static const Test tests[] = {
     {"st reads", st_reads}, {"st malformed", st_malformed}, {"st cut and flipped", st_cut_and_flipped},
     {"sha256", hashes}, {"stories260K", stories}, {"llama2.c forms", llama2c_forms},
     {"hf maps", hf_maps}, {"hf refuses", hf_refuses}, {"hf variants", hf_variants},
-    {"hf shards", hf_shards}, {"dispatch", dispatch},
+    {"hf shards", hf_shards}, {"hf gpt2", hf_gpt2}, {"hf bert", hf_bert}, {"dispatch", dispatch},
 };
 
 int main(int argc, char **argv) {

@@ -80,9 +80,11 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
     const char *const acts[] = {"silu", "gelu", "gelu (tanh)"};
     printf("layers         %s, %s %s, %s%s\n", c->encoder ? "encoder" : "decoder",
            c->layer_norm ? "LayerNorm" : "RMSNorm",
-           c->post_norm ? "behind each sublayer" : c->parallel ? "before both sublayers" : "before each sublayer",
+           c->post_norm ? "behind each sublayer" : c->parallel ? "before both sublayers"
+                                                               : "before each sublayer",
            acts[c->act], c->gated ? "-gated" : "");
-    if (c->encoder) printf("head           %s\n", model_predicts(m) ? "masked tokens" : "none (hidden states only)");
+    if (c->encoder)
+        printf("head           %s\n", model_predicts(m) ? "masked tokens" : "none (hidden states only)");
     if (!c->rope_dims) printf("positions      %lld, learned", (long long)c->context);
     else
         printf("positions      %lld, rope base %g, scale %g%s, %lld of %lld numbers a head, %s pairs",
@@ -97,7 +99,7 @@ int tool_info(const Loaded *l, int kv_type, Err *e) {
     printf("  part             parameters          bytes\n");
     part("attention", params.attention, bytes.attention, all);
     part("feed-forward", params.ffn, bytes.ffn, all);
-    part(m->output.data && m->output.data == m->embedding.data ? "embedding=out" : "embedding", params.embedding,
+    part(m->output.data == m->embedding.data ? "embedding=out" : "embedding", params.embedding,
          bytes.embedding, all);
     if (bytes.output > 0) part("output", params.output, bytes.output, all);
     part("norms, bias", params.other, bytes.other, all);
