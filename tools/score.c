@@ -94,19 +94,28 @@ void print_difference(const Items *items, const Outcome *a, const Outcome *b, do
     }
 }
 
+static void put_number(FILE *f, double x) {             // JSON has no infinity, and nothing that is no number
+    if (isfinite(x)) fprintf(f, "%.9g", x);
+    else fputs("null", f);
+}
+
 static void put_outcome(FILE *f, const Item *it, const Outcome *o) {
     fprintf(f, "\"right\": %s, ", o->right ? "true" : "false");
     if (it->kind != ITEM_NEXT)
         fprintf(f, "\"%s\": %s, ", it->kind == ITEM_ANSWER ? "answer_only" : "normalised",
                 o->strict ? "true" : "false");
-    fprintf(f, "\"loss\": %.9g, ", o->loss);
+    fputs("\"loss\": ", f);
+    put_number(f, o->loss);
     if (it->kind == ITEM_ANSWER) {
-        fputs("\"text\": ", f);
+        fputs(", \"text\": ", f);
         put_json(f, o->text);
         return;
     }
-    fprintf(f, "\"chosen\": %d, \"log_p\": [", o->chosen);
-    for (int i = 0; i < it->n; i++) fprintf(f, "%s%.9g", i ? ", " : "", o->log_p[i]);
+    fprintf(f, ", \"chosen\": %d, \"log_p\": [", o->chosen);
+    for (int i = 0; i < it->n; i++) {
+        if (i) fputs(", ", f);
+        put_number(f, o->log_p[i]);
+    }
     fputc(']', f);
 }
 
