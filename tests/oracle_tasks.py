@@ -104,12 +104,17 @@ def fill(item):
     return fold(item["answer"]) in fold(text), loss / (n + 1), text
 
 
+def behind(prompt, ids):
+    """The text that ids add to the prompt they begin with."""
+    return decode(ids, skip=True)[len(decode(prompt, skip=True)):]
+
+
 def part(prompt, out, our_text):
-    """Where the texts part: the step, both tokens, and the gap between their log probabilities."""
+    """Where the texts part: the step, both tokens, and the log probabilities of what might stand there."""
     for i in range(len(prompt), len(out)):
-        if not our_text.startswith(decode(out[len(prompt):i + 1], skip=True)):
+        if not our_text.startswith(behind(prompt, out[:i + 1])):
             row = log_p(out[:i])[-1]
-            rest = our_text[len(decode(out[len(prompt):i], skip=True)):]
+            rest = our_text[len(behind(prompt, out[:i])):]
             top = row.topk(5)
             near = ", ".join(f"{decode([t])!r} {p:.5f}" for p, t in zip(top.values.tolist(), top.indices.tolist()))
             return f"at step {i - len(prompt)}, ours goes on {rest!r}; theirs: {near}"
@@ -126,7 +131,7 @@ with torch.no_grad():
                 print(f"item {i}: text {scores!r}, ours {our['text']!r}")
         elif "answer" in item:
             right, loss, prompt, out = answer(item)
-            text = decode(out[len(prompt):], skip=True)
+            text = behind(prompt, out)
             if text != our["text"]:
                 texts += 1
                 print(f"item {i}: text {text!r}, ours {our['text']!r}: {part(prompt, out, our['text'])}")
