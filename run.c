@@ -23,20 +23,23 @@ static const char usage[] =
 "       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
+"       --eval FILE.jsonl [--limit K] [--eval-out OUT.jsonl] [--eval-against MODEL]\n"
+"                         benchmark items: accuracy and loss; of two models, a paired test\n"
 "       --fill-mask TEXT [--top K]                the K likeliest words (5) for each mask: encoders\n"
 "       --embed TEXT | --embed-file FILE [--pool mean|first]    a text, or each line, as one vector\n"
 "       --bench [--json] [--repeat N] [--bench-depths 0,2048,8192]    how fast it runs here\n"
 "       --tokenize FILE   ids of a text on one line; --detokenize FILE: back (FILE \"-\": stdin)\n"
 "       --version  -h     about the program; this page\n";
 
-typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_FILL_MASK, DO_EMBED, DO_EMBED_FILE, DO_BENCH,
-               DO_TOKENIZE, DO_DETOKENIZE } Action;
+typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_EVAL, DO_FILL_MASK, DO_EMBED, DO_EMBED_FILE,
+               DO_BENCH, DO_TOKENIZE, DO_DETOKENIZE } Action;
 
 typedef struct {
     const char *model, *prompt, *prompt_file, *system, *tool_file;     // tool_file: or its text
+    const char *against, *eval_out;
     Action action;
     bool no_echo, ids;
-    int64_t n, context, windows, top, batch, threads;   // n, context: 0 when not given
+    int64_t n, context, windows, top, limit, batch, threads;   // n, context: 0 when not given
     Pooling pool;
     SamplerConfig sampler;
     int kv_type;
@@ -123,8 +126,9 @@ static Options read_options(int argc, char **argv) {
         static const char *const valued[] = {
             "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
             "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
-            "--perplexity", "--tokenize", "--detokenize", "--fill-mask", "--top", "--embed",
-            "--embed-file", "--pool", "--repeat", "--bench-depths"};
+            "--perplexity", "--eval", "--eval-out", "--eval-against", "--limit", "--tokenize",
+            "--detokenize", "--fill-mask", "--top", "--embed", "--embed-file", "--pool", "--repeat",
+            "--bench-depths"};
         bool known = false;
         for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
         if (!known || !v) {
@@ -154,6 +158,10 @@ static Options read_options(int argc, char **argv) {
         else if (IS("--repeat")) o.bench.repeat = whole(a, v, 1, BENCH_REPEATS);
         else if (IS("--bench-depths")) o.bench.depths = v;
         else if (IS("--perplexity")) tool(&o, DO_PERPLEXITY, v);
+        else if (IS("--eval")) tool(&o, DO_EVAL, v);
+        else if (IS("--eval-out")) o.eval_out = v;
+        else if (IS("--eval-against")) o.against = v;
+        else if (IS("--limit")) o.limit = whole(a, v, 1, INT64_MAX);
         else if (IS("--fill-mask")) tool(&o, DO_FILL_MASK, v);
         else if (IS("--top")) o.top = whole(a, v, 1, 1000);
         else if (IS("--embed")) tool(&o, DO_EMBED, v);
@@ -169,6 +177,8 @@ static Options read_options(int argc, char **argv) {
         die("--json, --repeat and --bench-depths belong to --bench");
     if (!o.bench.repeat) o.bench.repeat = 5;
     if (!o.bench.depths) o.bench.depths = "0,2048,8192";
+    if (o.action != DO_EVAL && (o.against || o.eval_out || o.limit))
+        die("--limit, --eval-out and --eval-against go with --eval");
     return o;
 }
 
@@ -440,7 +450,7 @@ static void on_interrupt(int signal_number) {
     interrupted = 1;
 }
 
-static int act(const Options *o, Loaded *l, Err *e) {
+static int act(const Options *o, const Loaded *l, Err *e) {
     SessionConfig c = {0, o->batch, o->kv_type, o->form};
     char *prompt = NULL;
     size_t size = 0;
@@ -464,6 +474,9 @@ static int act(const Options *o, Loaded *l, Err *e) {
         if (!o->context && window > trained) window = trained;
         return tool_perplexity(l, o->tool_file, window, o->windows, c, e);
     }
+    case DO_EVAL:
+        return tool_tasks(l, o->against ? 2 : 1, &(TaskOptions){o->tool_file, o->eval_out, o->limit, o->n},
+                          c, e);
     case DO_CHAT:       return run_chat(l, o, o->prompt, e);
     default:            break;
     }
@@ -476,38 +489,48 @@ static int act(const Options *o, Loaded *l, Err *e) {
     return status;
 }
 
+// A file and what is made of it.
+typedef struct { Gguf file; Vocab vocab; Model model; } Opened;
+
+typedef enum { NO_MODEL, MODEL_IF_ANY, MODEL } Needs;      // IF_ANY: a vocabulary alone will do
+
+static int load(Opened *f, Loaded *l, const char *path, Needs needs, Err *e) {
+    *l = (Loaded){.path = path, .file = &f->file, .vocab = &f->vocab};
+    if (gguf_open(&f->file, path, e) || vocab_from_gguf(&f->vocab, &f->file, e)) return -1;
+    if (needs == MODEL || (needs == MODEL_IF_ANY && f->file.n_tensors)) {
+        if (model_bind(&f->model, &f->file, e)) return -1;
+        l->model = &f->model;
+        if (f->vocab.n > f->model.config.vocab)
+            return fail(e, "%s: a vocabulary of %d pieces, an embedding of %lld rows", path, f->vocab.n,
+                        (long long)f->model.config.vocab);
+    }
+    return (l->tokenizer = tokenizer_new(&f->vocab, e)) ? 0 : -1;
+}
+
+static void unload(Opened *f, Loaded *l) {
+    tokenizer_free(l->tokenizer);
+    model_free(&f->model);
+    vocab_free(&f->vocab);
+    gguf_free(&f->file);
+}
+
 int main(int argc, char **argv) {
     Options o = read_options(argc, argv);
     Err e = {""};
-    Gguf file = {0};
-    Vocab vocab = {0};
-    Model model = {0};
-    Loaded l = {.path = o.model, .file = &file, .vocab = &vocab};
+    Opened file[2] = {0};
+    Loaded l[2] = {{0}};
     struct sigaction catch = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &catch, NULL);
     sigaction(SIGTERM, &catch, NULL);
     signal(SIGPIPE, SIG_IGN);
     if (o.threads) threads_set((int)o.threads);
 
-    bool needs_model = o.action != DO_TOKENIZE && o.action != DO_DETOKENIZE;
-    int status = -1;
-    if (gguf_open(&file, o.model, &e) || vocab_from_gguf(&vocab, &file, &e)) goto done;
-    if (needs_model && !(o.action == DO_INFO && file.n_tensors == 0)) {
-        if (model_bind(&model, &file, &e)) goto done;
-        l.model = &model;
-        if (vocab.n > model.config.vocab) {
-            fail(&e, "%s: a vocabulary of %d pieces, an embedding of %lld rows", o.model, vocab.n,
-                 (long long)model.config.vocab);
-            goto done;
-        }
-    }
-    if (!(l.tokenizer = tokenizer_new(&vocab, &e))) goto done;
-    status = act(&o, &l, &e);
-done:
-    tokenizer_free(l.tokenizer);
-    model_free(&model);
-    vocab_free(&vocab);
-    gguf_free(&file);
+    Needs needs = o.action == DO_TOKENIZE || o.action == DO_DETOKENIZE ? NO_MODEL :
+                  o.action == DO_INFO ? MODEL_IF_ANY : MODEL;
+    int status = load(&file[0], &l[0], o.model, needs, &e);
+    if (status == 0 && o.against) status = load(&file[1], &l[1], o.against, MODEL, &e);
+    if (status == 0) status = act(&o, l, &e);
+    for (int i = 0; i < 2; i++) unload(&file[i], &l[i]);
     if (status) die(e.msg);
     return fflush(stdout) || ferror(stdout) ? 1 : 0;
 }

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/json.h"
 #include "families.h"
-#include "json.h"
 #include "source.h"
 
 enum { MAX_FILES = 1024, MAX_CONFIG = 1 << 20, MAX_INDEX = 1 << 27, PATH_SIZE = 4096 };

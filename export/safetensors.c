@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "json.h"
+#include "../core/json.h"
 #include "source.h"
 
 enum { MAX_HEADER = 100000000, MAX_DIMS = 8 };

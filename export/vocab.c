@@ -10,9 +10,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "../core/json.h"
 #include "../core/strmap.h"
 #include "../core/unicode.h"
-#include "json.h"
 #include "source.h"
 
 enum { MAX_TOKENS = 1 << 24, MAX_PATH = 4096 };

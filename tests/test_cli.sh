@@ -83,6 +83,30 @@ for i in 1 2 3 4 5 6 7 8 9 10; do cat "$text"; done >"$tmp/texts"
 $run $tbin --perplexity "$tmp/texts" -c 32 2>/dev/null | tail -n 1 |
     grep -qE '^perplexity: [0-9.]+ \+/- [0-9.]+ \([0-9]+ tokens\)$' && ok || bad "--perplexity's last line"
 
+# --- benchmark items
+cat >"$tmp/items.jsonl" <<'EOT'
+{"prompt": "Once upon a time there was a little", "answer": "Girl", "new_tokens": 8, "id": "first"}
+{"prompt": "Once upon a time there was a", "choices": ["little girl", "tax return"], "gold": 0}
+{"prompt": "Once upon a", "choices": ["time", "house"], "gold": 1, "next_token": true}
+EOT
+$run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/o1" -t 1 >"$tmp/e1" 2>/dev/null
+$run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/o2" -t 3 -b 3 >"$tmp/e2" 2>/dev/null
+is "--eval's first words" "$(cut -d: -f1 "$tmp/e1" | tr '\n' ' ')" "accuracy answer only length-normalised loss "
+is "--eval, threads and batches" "$(cat "$tmp/e1" "$tmp/o1")" "$(cat "$tmp/e2" "$tmp/o2")"
+is "--eval-out's lines" "$(wc -l <"$tmp/o1" | tr -d ' ')" 3
+grep -q '"index": 0, "id": "first", "right": true' "$tmp/o1" && ok || bad "--eval-out: $(cat "$tmp/o1")"
+$run $tbin --eval "$tmp/items.jsonl" --limit 1 2>/dev/null | grep -q "of 1 right" && ok || bad "--limit 1"
+$run $tbin --eval "$tmp/items.jsonl" --eval-against $gguf 2>/dev/null | grep -q "McNemar's p = [0-9.]* (exact)" && ok || bad "--eval-against"
+printf '{"prompt": "a", "answer": "b"}\n{"prompt": "a", "choices": ["b", "c"], "gold": 2}\n' >"$tmp/bad.jsonl"
+refuses "gold out of range" "bad.jsonl: line 2: \"gold\"" $run $tbin --eval "$tmp/bad.jsonl"
+refuses "no items" "no items" $run $tbin --eval "$tmp/empty"
+refuses "no file of items" "nowhere.jsonl" $run $tbin --eval nowhere.jsonl
+printf '{"prompt": "%s", "answer": "b"}\n' "$(head -c 9000 /dev/zero | tr '\0' 'a')" >"$tmp/long.jsonl"
+refuses "an item too long" "long.jsonl: line 1: .*positions" $run $tbin --eval "$tmp/long.jsonl"
+refuses "--limit alone" "go with --eval" $run $tbin -p x --limit 3
+refuses "no second model" "nowhere.tbin" $run $tbin --eval "$tmp/items.jsonl" --eval-against nowhere.tbin
+refuses "--eval-out nowhere" "nowhere" $run $tbin --eval "$tmp/items.jsonl" --eval-out nowhere/out
+
 # --- encoders: a tiny random one, whose numbers test_tools.c checks
 printf '[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n' >"$tmp/vocab.txt"
 for i in $(seq 5 47); do echo "w$i"; done >>"$tmp/vocab.txt"

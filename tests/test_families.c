@@ -1,6 +1,6 @@
 // Families against transformers: the tiny models of tests/golden (made by make_families.py), read as
 // published, run dense and on factors; and what an encoder does otherwise than a decoder.
-#include "../export/json.h"
+#include "../core/json.h"
 #include "../export/plan.h"
 #include "../export/verify.h"
 #include "rig.h"

@@ -1,5 +1,5 @@
 // The JSON reader: what RFC 8259 allows is read as meant, everything else is refused with a place.
-#include "../export/json.h"
+#include "../core/json.h"
 #include "test.h"
 
 static Err err;

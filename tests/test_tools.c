@@ -1,6 +1,6 @@
 // Tests of tools/encode.c: masks and embeddings of the tiny encoders in tests/golden, whose logits and
 // hidden states transformers gave (make_families.py): a text is written that has just their ids.
-#include "../export/json.h"
+#include "../core/json.h"
 #include "../export/source.h"
 #include "../tools/tools.h"
 #include "test.h"

@@ -6,8 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-// -log p(id) under softmax(logits), in nats.
-static double nll(const float *logits, int64_t n, int id) {
+double token_loss(const float *logits, int64_t n, int id) {
     float max = logits[argmax(logits, n)];
     double sum = 0;
     for (int64_t i = 0; i < n; i++) sum += expf(logits[i] - max);
@@ -27,7 +26,7 @@ static int score_window(Session *s, const int *ids, int64_t n, Loss *loss, Err *
             int64_t count = part - i < s->max_logits ? part - i : s->max_logits;
             const float *row = logits(s, i, count);
             for (int64_t j = 0; j < count && at + i + j + 1 < n; j++, row += vocab) {
-                double x = nll(row, vocab, ids[at + i + j + 1]);
+                double x = token_loss(row, vocab, ids[at + i + j + 1]);
                 loss->sum += x;
                 loss->squares += x * x;
                 loss->n++;

@@ -22,6 +22,17 @@ typedef struct {
 int tool_perplexity(const Loaded *l, const char *text_file, int64_t window, int64_t windows,
                     SessionConfig c, Err *e);
 
+double token_loss(const float *logits, int64_t n, int id);   // -log p(id) under softmax, in nats
+
+// tasks.c. Benchmark items (doc/EVALUATION.md): accuracy and loss with their standard errors, and of
+// two models (n = 2) the paired difference, by McNemar's test. The result does not depend on threads.
+typedef struct {
+    const char *file, *out;    // JSON lines of items; where to write what became of each, or NULL
+    int64_t limit;             // the first items only; 0: all
+    int64_t new_tokens;        // to generate for an item that does not say; 0: 10
+} TaskOptions;
+int tool_tasks(const Loaded *models, int n, const TaskOptions *o, SessionConfig c, Err *e);
+
 // info.c. Configuration, ranks, parameters and bytes by part, what a cached position weighs.
 int tool_info(const Loaded *l, int kv_type, Err *e);
 

@@ -3,7 +3,7 @@
 #ifndef JSON_H
 #define JSON_H
 
-#include "../core/gguf.h"
+#include "gguf.h"
 
 typedef enum { J_NULL, J_BOOL, J_NUMBER, J_STRING, J_ARRAY, J_OBJECT } JsonType;
 typedef struct Json Json;
