@@ -7,6 +7,8 @@ Prints each item that is judged differently, both accuracies and losses, and the
 For a difference in text: the step where they part, and by how much transformers prefers its token to ours there.
 """
 import json, os, sys, torch
+from gguf import GGUFReader
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 path, items_file, ours_file = sys.argv[1:4]
@@ -18,6 +20,11 @@ else:
     where = {"gguf_file": name}
 masked = AutoConfig.from_pretrained(folder, **where).model_type in ("bert", "roberta")
 tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+if where:                                                # what transformers leaves out of a GGUF's tokenizer:
+    pre = GGUFReader(path).fields.get("tokenizer.ggml.pre")     # smollm takes digits one by one
+    if pre and bytes(pre.parts[-1]) == b"smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
 kind = AutoModelForMaskedLM if masked else AutoModelForCausalLM
 model = kind.from_pretrained(folder, dtype=torch.float32, **where).eval()
 with open(items_file, encoding="utf-8") as f:
