@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-"usage: ./run MODEL [options]           MODEL: a .tbin, or a dense GGUF of a LLaMA-family model\n"
+"usage: ./run MODEL [options]           MODEL: a .tbin, or a dense GGUF\n"
 "text   -p TEXT | -f FILE | standard input     the prompt; \"\" begins with BOS alone\n"
 "       -i                chat, with the model's own template; -p is then the first message\n"
 "       --system TEXT     the chat's system message\n"

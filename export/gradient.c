@@ -1,10 +1,10 @@
 // gradient: the backward pass of one window, in the order of model.c's forward pass turned round.
 // Of decoders, whose norms all stand before what they serve. The forward pass is model.c's own; an
 // observer keeps of it what cannot be had again for less: the residual stream at both norms, q, heads'
-// outputs, gate and up, (2 d + 2 h*hd + 2 f) numbers a token and layer. K and V stand in the session's cache. Normed inputs, the attention's
-// probabilities (32 queries of a head at a time) and q, k before their norms are made again.
-// Weights stay as they are stored: gradients go through W^T by matmul_t. No gradient of a weight is
-// formed here: the sink gets both sides of it, dW = sum over t of g_t x_t^T.
+// outputs, gate and up, (2 d + 2 h*hd + 2 f) numbers a token and layer. K and V stand in the session's
+// cache. Normed inputs, the attention's probabilities (32 queries of a head at a time) and q, k before
+// their norms are made again. Weights stay as they are stored: gradients go through W^T by matmul_t. No
+// gradient of a weight is formed here: the sink gets both sides of it, dW = sum over t of g_t x_t^T.
 //
 // Names as in model.h; g… is the gradient of the loss at …; n tokens.
 #include "calibrate.h"

@@ -12,7 +12,7 @@ echo "| what | flags | attention | all parameters | perplexity ratio | mean KLD 
 echo "|---|---|---|---|---|---|---|"
 row() {
     local name=$1; shift
-    if ! export/export "$model" -o "$tmp/out.tbin" --type q8_0 --verify "$text" "$@" >"$tmp/log" 2>"$tmp/err"; then
+    if ! export/export "$model" -o "$tmp/out.tbin" --type f16 --verify "$text" "$@" >"$tmp/log" 2>"$tmp/err"; then
         echo "| $name | \`$*\` | $(tail -1 "$tmp/err") | | | | |"; return
     fi
     awk -v name="$name" -v flags="$*" '
