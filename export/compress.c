@@ -214,10 +214,11 @@ static int make_part(const Compression *c, int layer, int set, int matrix, bool 
     }
     if (!set) rows = w->rows, cols = w->cols, dense = bytes ? stored(w) : numbers(w);
     const int type = factor_type(c->o, w->type);
+    const int step = in_blocks(type) ? 32 : c->o->rank[EMBD] ? 1 : 8;      // a rank asked for is kept
     RankOption *options;
     part->chosen = 0;
     part->n = rank_options(&options, rows, cols, s->values, s->n, set && !c->o->no_pivot,
-                           in_blocks(type) ? 32 : 8, bytes ? bytes_each(type) : 1, dense, e);
+                           step, bytes ? bytes_each(type) : 1, dense, e);
     part->option = options;
     return part->n < 0 ? -1 : 0;
 }
@@ -297,16 +298,15 @@ static double dense_cost(const Board *b) {
     return sum;
 }
 
-// The same rank for every part, twice that for O, whose input has the flattest spectrum: the part's own
-// largest one up to it, dense above what saves anything. keep_v: V, which tolerates least, stays dense.
-// Returns the cost.
-static double same_rank(Board *b, int64_t rank, bool keep_v) {
+// The same rank for every part, for O `o_times` that: the part's own largest one up to it, dense above
+// what saves anything. keep_v: V, which tolerates least, stays dense. Returns the cost.
+static double same_rank(Board *b, int64_t rank, int o_times, bool keep_v) {
     double cost = 0;
     for (int s = 0; s < b->n; s++)
         for (int i = 0; i < b->slot[s].way[0].n; i++) {
             RankPart *p = &b->slot[s].way[0].part[i];
             const int set = b->set[s][0][i];
-            const int64_t most = set == HAS_O ? 2 * rank : rank;
+            const int64_t most = set == HAS_O ? o_times * rank : rank;
             const bool dense = p->n == 1 || most > p->option[1].rank || (keep_v && set == HAS_V);
             p->chosen = dense ? 0 : p->n - 1;
             for (int k = p->n - 1; k > 0 && !dense; k--)           // options come by falling rank
@@ -316,13 +316,15 @@ static double same_rank(Board *b, int64_t rank, bool keep_v) {
     return cost;
 }
 
-// Without a common measure of loss: the largest rank that all parts can have within the budget.
+// Without a common measure of loss: the largest rank that all parts can have within the budget. O gets
+// twice the rank of the others: its input has the flattest spectrum (doc/MATH.md, 7).
+enum { O_TIMES = 2 };
 static int same_rank_for(const Compression *c, Board *b, double budget, Err *e) {
     const bool open = !c->o->scheme;
     int64_t r = 0;
-    double least = same_rank(b, 1, open);
+    double least = same_rank(b, 1, O_TIMES, open);
     const bool keep_v = open && least <= budget;
-    if (!keep_v) least = same_rank(b, 1, false);
+    if (!keep_v) least = same_rank(b, 1, O_TIMES, false);
     if (least > budget)
         return fail(e, "a budget of %.0f is below the smallest possible, %.0f", budget, least);
     for (int s = 0; s < b->n; s++)
@@ -330,8 +332,8 @@ static int same_rank_for(const Compression *c, Board *b, double budget, Err *e) 
             const RankPart *p = &b->slot[s].way[0].part[i];
             if (p->n > 1 && p->option[1].rank > r) r = p->option[1].rank;
         }
-    for (r++; r > 1 && same_rank(b, r, keep_v) > budget;) r--;
-    same_rank(b, r, keep_v);
+    for (r++; r > 1 && same_rank(b, r, O_TIMES, keep_v) > budget;) r--;
+    same_rank(b, r, O_TIMES, keep_v);
     return 0;
 }
 
@@ -368,7 +370,7 @@ int compression_ranks(const Compression *c, Budget budget, LayerPlan *layer, dou
     RankTotal total;
     int result = fill_board(c, &b, bytes, e);
     if (!result && c->o->rank[EMBD]) {
-        same_rank(&b, c->o->rank[EMBD], !c->o->scheme);
+        same_rank(&b, c->o->rank[EMBD], 1, !c->o->scheme);
     } else if (!result && budget.loss > 0) {
         result = ranks_for_loss(b.slot, b.n, budget.loss, &total, e);
     } else if (!result) {

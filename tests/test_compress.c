@@ -120,6 +120,8 @@ static int stored_forms(void) {
             o.no_pivot = false;
             CHECK(make(&b, &o, &back) == 0, "rig %d: %s", i, err.msg);
             CHECK(!flat.m.layer[0].attn.groups[0].pivot && back.m.layer[0].attn.groups[0].pivot, "pivots");
+            for (int g = 0; g < 4; g++)
+                CHECK(back.m.layer[0].attn.groups[g].r_embd == 5, "group %d: a rank of 5 was asked for", g);
             double d = differ(&flat.m, &back.m);
             CHECK(d < 1e-4, "rig %d, %s: pivoted and plain differ by %g", i, method_name(o.method), d);
             made_free(&flat);
