@@ -45,7 +45,7 @@ $(BUILD)/export/export: $(call obj,export/export.c $(EXPORT) $(ENGINE))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
 # The engine's tests for 64-bit ARM, by a cross compiler and an emulator: what runs on it there and
 # has code of its own there. (The exporter's numerics are plain C and are tested here on x86.)
-ARM_TESTS = attend families gguf kernels quant sampler tokenizer util
+ARM_TESTS = families gguf kernels quant sampler tokenizer util
 ARM_BIN   = $(patsubst %,$(BUILD)/tests/test_%,$(ARM_TESTS))
 arm:
 	@$(MAKE) -s BUILD=build/arm CC=aarch64-linux-gnu-gcc OPENMP=0 CFLAGS="-O2 -g" LDFLAGS=-static units
