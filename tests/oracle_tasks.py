@@ -60,11 +60,24 @@ def loss_of(ids, n):
     return -sum(rows[i - 1, ids[i]].item() for i in range(len(ids) - n, len(ids)))
 
 
-def answer(item):
+def greedy(item, prompt, our_text):
+    """The ids of greedy decoding. One pass shows whether they are those of our text; else step by step."""
+    limit, ends = item.get("new_tokens", 10), model.generation_config.eos_token_id
+    ids = tokenizer(item["prompt"] + our_text).input_ids
+    new = len(ids) - len(prompt)
+    if ids[:len(prompt)] == prompt and 0 < new <= limit:
+        best = log_p(ids).argmax(dim=1).tolist()[len(prompt) - 1:]
+        ends = ends if isinstance(ends, list) else [ends]
+        if best[:new] == ids[len(prompt):] and (new == limit or best[new] in ends):
+            return ids
+    return model.generate(torch.tensor([prompt]), max_new_tokens=limit, min_new_tokens=1, do_sample=False,
+                          pad_token_id=tokenizer.eos_token_id)[0].tolist()
+
+
+def answer(item, our_text):
     prompt, whole = tokenizer(item["prompt"]).input_ids, tokenizer(item["prompt"] + " " + item["answer"]).input_ids
     n = answer_length(whole, item["answer"], prompt)
-    out = model.generate(torch.tensor([prompt]), max_new_tokens=item.get("new_tokens", 10), min_new_tokens=1,
-                         do_sample=False, pad_token_id=tokenizer.eos_token_id)[0].tolist()
+    out = greedy(item, prompt, our_text)
     right = fold(item["answer"]) in fold(decode(out, skip=True))
     return right, loss_of(whole, n) / n, prompt, out
 
@@ -137,7 +150,7 @@ with torch.no_grad():
                 texts += 1
                 print(f"item {i}: text {scores!r}, ours {our['text']!r}")
         elif "answer" in item:
-            right, loss, prompt, out = answer(item)
+            right, loss, prompt, out = answer(item, our["text"])
             text = behind(prompt, out)
             if text != our["text"]:
                 texts += 1
@@ -152,6 +165,8 @@ with torch.no_grad():
         theirs[1] += our["right"] and not right
         losses[0] += loss
         losses[1] += our["loss"]
+        if (i + 1) % 50 == 0:
+            print(f"{i + 1} of {len(items)}", file=sys.stderr, flush=True)
         worst = max(worst, (abs(loss - our["loss"]), i))
 n = len(items)
 print(f"{n} items: right {count[0]}, ours {count[1]} (only theirs {theirs[0]}, only ours {theirs[1]}); "
