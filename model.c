@@ -26,15 +26,15 @@ static void fill_angles(float *angles, const Model *m, int64_t positions) {
     }
 }
 
-// Rotates every head of x (n, heads, hd) to positions pos, pos + 1, …: each pair (a, b) becomes
+// Rotates every head of x (n, heads, hd) to its token's position: each pair (a, b) becomes
 // (a cos - b sin, a sin + b cos).
-static void rotate(const Session *s, float *x, int64_t n, int64_t heads, int64_t pos) {
+static void rotate(const Session *s, float *x, int64_t n, int64_t heads) {
     const Config *c = &s->model->config;
     int64_t pairs = c->rope_dims / 2, next = c->rope_half ? pairs : 1, step = c->rope_half ? 1 : 2;
     for (int64_t i = 0; i < n; i++)
         for (int64_t h = 0; h < heads; h++) {
             float *p = x + (i * heads + h) * c->hd;
-            const float *angle = s->angles + (pos + i) * c->rope_dims;
+            const float *angle = s->angles + s->at[i] * c->rope_dims;
             for (int64_t j = 0; j < pairs; j++, p += step, angle += 2) {
                 float a = p[0], b = p[next];
                 p[0] = a * angle[0] - b * angle[1];
@@ -89,23 +89,35 @@ static void add_stream(Session *s, Norm norm, int64_t n) {
     if (c->post_norm) norm_rows(s->x, s->x, norm, n, c->d, c->norm_eps);
 }
 
-void layer_forward(Session *s, int64_t layer, int64_t n) {
+// Where the tokens in flight stand: those of a timeline behind what it holds.
+static void place(Session *s, const Strand *strands, int64_t count) {
+    int64_t row = 0;
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t t = 0; t < strands[i].n; t++) s->at[row++] = strands[i].s->pos + t;
+}
+
+// One layer of n tokens, the rows of all strands, in the room of s.
+static void layer_of(Session *s, int64_t layer, const Strand *strands, int64_t count, int64_t n) {
     const Config *c = &s->model->config;
     const Layer *w = &s->model->layer[layer];
-    Cache *cache = &s->cache[layer];
-    int64_t pos = s->pos;
 
     // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
     read_stream(s, w->attn_norm, n);
-    attention_qkv(&w->attn, &s->work, cache, s->xn, n, s->q, s->k, s->v);
+    attention_qkv(&w->attn, &s->work, &s->cache[layer], s->xn, n, s->q, s->k, s->v);
     if (c->qk_norm) {
         norm_rows(s->q, s->q, w->q_norm, n * c->h, c->hd, c->norm_eps);
         norm_rows(s->k, s->k, w->k_norm, n * c->n_kv, c->hd, c->norm_eps);
     }
-    rotate(s, s->q, n, c->h, pos);
-    rotate(s, s->k, n, c->n_kv, pos);
-    attention_store(&w->attn, &s->work, cache, pos, n, s->k, s->v);
-    attention_mix(&w->attn, &s->work, cache, s->q, n, pos, c->encoder ? SEE_ALL : c->window, s->o);
+    rotate(s, s->q, n, c->h);
+    rotate(s, s->k, n, c->n_kv);
+    int64_t row = 0;
+    for (int64_t i = 0; i < count; row += strands[i++].n) {                  // each timeline sees its own
+        Cache *cache = &strands[i].s->cache[layer];
+        int64_t pos = strands[i].s->pos;
+        attention_store(&w->attn, &s->work, cache, pos, row, strands[i].n, s->k, s->v);
+        attention_mix(&w->attn, &s->work, cache, s->q, row, strands[i].n, pos,
+                      c->encoder ? SEE_ALL : c->window, s->o);
+    }
     observe(s, layer, SEEN_ATTENTION, n);
     attention_out(&w->attn, &s->work, s->o, n, s->y);
     add_stream(s, w->attn_norm, n);                                        // x += y
@@ -121,14 +133,20 @@ void layer_forward(Session *s, int64_t layer, int64_t n) {
     add_stream(s, w->ffn_norm, n);                                         // x += y
 }
 
-void embed_tokens(Session *s, const int *ids, int64_t n) {
+void layer_forward(Session *s, int64_t layer, int64_t n) {
+    place(s, &(Strand){s, n}, 1);
+    layer_of(s, layer, &(Strand){s, n}, 1, n);
+}
+
+// s->x (n, d) = E[ids] + P[at] + T[0]
+static void embed(Session *s, const int *ids, int64_t n) {
     const Model *m = s->model;
     const Config *c = &m->config;
-    for (int64_t i = 0; i < n; i++) {                                      // x = E[ids] + P[pos …] + T[0]
+    for (int64_t i = 0; i < n; i++) {
         float *x = s->x + i * c->d;
         mat_row(&m->embedding, ids[i], x);
         if (m->positions.rows) {
-            mat_row(&m->positions, s->pos + i, s->y);
+            mat_row(&m->positions, s->at[i], s->y);
             add(x, s->y, c->d);
         }
         if (m->types.rows) {
@@ -139,31 +157,46 @@ void embed_tokens(Session *s, const int *ids, int64_t n) {
     if (c->encoder) norm_rows(s->x, s->x, m->embd_norm, n, c->d, c->norm_eps);
 }
 
-// Tokens at positions pos, pos + 1, … through all layers.
-static int run(Session *s, const int *ids, int64_t n, Err *e) {
+void embed_tokens(Session *s, const int *ids, int64_t n) {
+    place(s, &(Strand){s, n}, 1);
+    embed(s, ids, n);
+}
+
+// The tokens of all strands through all layers.
+static int run(const Strand *strands, int64_t count, const int *ids, Err *e) {
+    Session *s = strands[0].s;
     const Config *c = &s->model->config;
-    int64_t pos = s->pos;
-    if (n < 1 || n > s->config.batch || n > s->config.context - pos)
-        return fail(e, "%lld more tokens do not fit: %lld of %lld positions are taken, batches of %lld",
-                    (long long)n, (long long)pos, (long long)s->config.context,
-                    (long long)s->config.batch);
+    int64_t n = 0;
+    for (int64_t i = 0; i < count; n += strands[i++].n) {
+        int64_t more = strands[i].n, pos = strands[i].s->pos;
+        if (strands[i].s->x != s->x) return fail(e, "sessions of one batch do not share a room");
+        if (more < 1 || more > s->config.batch - n || more > s->config.context - pos)
+            return fail(e, "%lld more tokens do not fit: %lld of %lld positions are taken, batches of %lld",
+                        (long long)more, (long long)pos, (long long)s->config.context,
+                        (long long)s->config.batch);
+    }
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= c->vocab)
             return fail(e, "token %d is not in 0 .. %lld", ids[i], (long long)c->vocab - 1);
 
-    embed_tokens(s, ids, n);
-    for (int64_t l = 0; l < c->n_layers; l++) layer_forward(s, l, n);
+    place(s, strands, count);
+    embed(s, ids, n);
+    for (int64_t l = 0; l < c->n_layers; l++) layer_of(s, l, strands, count, n);
     observe(s, c->n_layers, SEEN_END, n);
+    for (int64_t i = 0; i < count; i++) strands[i].s->pos += strands[i].n;
     s->n = n;
-    s->pos += n;
     return 0;
 }
 
 int forward(Session *s, const int *ids, int64_t n, Err *e) {
-    if (s->model->config.encoder)
-        return fail(e, "%s is an encoder: it sees a text as a whole and does not continue it",
-                    s->model->config.arch);
-    return run(s, ids, n, e);
+    return forward_together(&(Strand){s, n}, 1, ids, e);
+}
+
+int forward_together(const Strand *strands, int64_t count, const int *ids, Err *e) {
+    const Config *c = &strands[0].s->model->config;
+    if (c->encoder)
+        return fail(e, "%s is an encoder: it sees a text as a whole and does not continue it", c->arch);
+    return run(strands, count, ids, e);
 }
 
 int encode(Session *s, const int *ids, int64_t n, Err *e) {
@@ -171,7 +204,7 @@ int encode(Session *s, const int *ids, int64_t n, Err *e) {
         return fail(e, "%s is a decoder: its tokens see only those before them, so that it continues a "
                     "text and does not encode it", s->model->config.arch);
     s->pos = 0;
-    return run(s, ids, n, e);
+    return run(&(Strand){s, n}, 1, ids, e);
 }
 
 float *logits(Session *s, int64_t first, int64_t count) {
@@ -215,6 +248,18 @@ static float *floats(int64_t a, int64_t b, const char *what, Err *e) {
     return alloc(n, sizeof(float), what, e);
 }
 
+// Caches of every layer, as s is configured.
+static int make_caches(Session *s, Err *e) {
+    const Model *m = s->model;
+    s->cache = alloc((size_t)m->config.n_layers, sizeof *s->cache, "caches", e);
+    for (int64_t l = 0; s->cache && l < m->config.n_layers; l++) {
+        s->cache[l] = attention_cache(&m->layer[l].attn, s->config.kv_type, s->config.context,
+                                      s->config.form);
+        if (cache_alloc(&s->cache[l], &s->cache_bytes, e)) return -1;
+    }
+    return s->cache ? 0 : -1;
+}
+
 int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
     const Config *c = &m->config;
     memset(s, 0, sizeof *s);
@@ -230,18 +275,16 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
     s->model = m;
     s->config = want;
 
-    s->cache = alloc((size_t)c->n_layers, sizeof *s->cache, "caches", e);
-    if (!s->cache) goto failed;
+    if (make_caches(s, e)) goto failed;
     int64_t low = 0, max_cols = larger(c->f, c->d);
     for (int64_t l = 0; l < c->n_layers; l++) {
-        s->cache[l] = attention_cache(&m->layer[l].attn, want.kv_type, want.context, want.form);
-        if (cache_alloc(&s->cache[l], &s->cache_bytes, e)) goto failed;
         low = larger(low, larger(m->layer[l].gate.a.rows, m->layer[l].up.a.rows));
         low = larger(low, m->layer[l].down.a.rows);
     }
     int64_t n = want.batch;
     s->max_logits = n < 16 ? n : 16;
     if (!(s->angles = floats(want.context, c->rope_dims, "rotary angles", e)) ||
+        !(s->at = alloc((size_t)n, sizeof *s->at, "positions", e)) ||
         !(s->x = floats(n, c->d, "activations", e)) || !(s->xn = floats(n, c->d, "activations", e)) ||
         !(s->y = floats(n, c->d, "activations", e)) ||
         !(s->q = floats(n, c->h * c->hd, "queries", e)) ||
@@ -262,13 +305,25 @@ failed:
     return -1;
 }
 
+int session_beside(Session *s, const Session *host, Err *e) {
+    *s = *host;
+    s->guest = true;
+    s->pos = s->n = 0;
+    s->cache_bytes = 0;
+    if (make_caches(s, e) == 0) return 0;
+    session_free(s);
+    return -1;
+}
+
 void session_free(Session *s) {
     for (int64_t l = 0; s->cache && l < s->model->config.n_layers; l++)
         cache_free(&s->cache[l]);
+    free(s->cache);
+    if (s->guest) memset(s, 0, sizeof *s);
     float *all[] = {s->angles, s->x, s->xn, s->y, s->q, s->o, s->k, s->v, s->gate, s->up, s->low[0],
                     s->low[1], s->out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-    free(s->cache);
+    free(s->at);
     attention_work_free(&s->work);
     memset(s, 0, sizeof *s);
 }

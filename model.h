@@ -96,13 +96,15 @@ typedef struct Session Session;
 typedef void Observer(void *ctx, const Session *s, int64_t layer, Seen at, int64_t n);
 
 // One timeline: a cache of positions and room for the tokens in flight. Owned by the session; a
-// model may have many.
+// model may have many, and several may share a room (session_beside).
 struct Session {
     const Model *model;
     SessionConfig config;
     int64_t pos;               // positions filled
     int64_t n;                 // tokens of the last batch; their final hidden states stand in x
     Cache *cache;              // (n_layers)
+    bool guest;                // what follows is another session's
+    int64_t *at;               // (batch) the position of each token
     float *angles;             // (T, rope_dims / 2, 2) cos, sin
     float *x, *xn, *y;         // (batch, d) residual stream, what a sublayer reads, its output
     float *q, *o;              // (batch, h * max(hd, …)) queries, heads' outputs
@@ -118,10 +120,17 @@ struct Session {
 };
 
 int session_init(Session *s, const Model *m, SessionConfig c, Err *e);
+// One more timeline of host's model, as host is configured, computed in host's room; host outlives it.
+int session_beside(Session *s, const Session *host, Err *e);
 void session_free(Session *s);
 
 // Decoders: computes n more tokens (n <= batch, pos + n <= context, else -1) and adds them to the cache.
 int forward(Session *s, const int *ids, int64_t n, Err *e);
+// The same for several timelines in one batch: the ids of strands[0], then those of strands[1], … stand in
+// the rows of the room that all of them share (n in all <= batch). What comes of a timeline is what
+// comes of it alone, to the bit; the weights are read once for all.
+typedef struct { Session *s; int64_t n; } Strand;
+int forward_together(const Strand *strands, int64_t count, const int *ids, Err *e);
 // Encoders: computes a whole text (n <= context), every token seeing every other. Its final hidden
 // states (n, d) stand in x.
 int encode(Session *s, const int *ids, int64_t n, Err *e);

@@ -488,10 +488,13 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
         if (wanted & 1 << p) add_bias(a->bias[p], y[p], n, heads_of(s, p) * s->hd);
 }
 
-void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t n,
-                     const float *k, const float *v) {
-    cache_store(c, pos, n, k, head_moves(a, false) ? c->k_width : a->shape.hd,
-                c->latent ? w->z[a->group_of[P_V]] : v, c->z_width ? w->z[a->group_of[P_K]] : NULL);
+void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t row,
+                     int64_t n, const float *k, const float *v) {
+    const AttnShape *s = &a->shape;
+    const float *zk = c->z_width ? w->z[a->group_of[P_K]] + row * c->z_width : NULL;
+    const float *zv = c->latent ? w->z[a->group_of[P_V]] + row * c->v_width : NULL;
+    int64_t width = head_moves(a, false) ? group_of(a, P_K)->r_head : s->hd;      // of k
+    cache_store(c, pos, n, k + row * s->n_kv * width, width, zv ? zv : v + row * s->n_kv * c->v_width, zk);
 }
 
 // out (n, h, rotated + r_head): of each q (hd) the rotated numbers, and U_head^T of the others.
@@ -516,11 +519,13 @@ static Expand expand(const Attention *a, int p, int64_t rows, int64_t n) {
     return (Expand){&a->expand[p], s->n_kv * rows * r_embd < n * s->h * (r_embd - rows)};
 }
 
-void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t n,
-                   int64_t pos, int64_t window, float *o) {
+void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t row,
+                   int64_t n, int64_t pos, int64_t window, float *o) {
     const AttnShape *s = &a->shape;
     const Group *gk = group_of(a, P_K), *gv = group_of(a, P_V);
     bool widen = c->latent && gv->head.rows && !head_cancels(a, P_V);
+    q += row * s->h * (head_cancels(a, P_Q) ? gk->r_head : s->hd);
+    o += row * s->h * (head_cancels(a, P_V) ? gv->r_head : s->hd);
 
     // s_it = q_i . k_t / sqrt(hd), o_i = sum_t softmax(s_i)_t v_t
     Attend job = {

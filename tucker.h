@@ -147,15 +147,17 @@ Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm 
 // stay in w until attention_out; without positions q and k are r_head wide where the cache is.
 void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const float *x, int64_t n,
                    float *q, float *k, float *v);
-// Caches n positions from pos on: of k, now with positions, and v, or of the latents in w.
-void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t n,
-                     const float *k, const float *v);
+// Tokens in flight may belong to several timelines, each with a cache of its own: n of them stand in
+// rows `row` … of q, k, v, o and w. Caches n positions from pos on: of k, now with positions, and v, or
+// of the latents in w.
+void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t row,
+                     int64_t n, const float *k, const float *v);
 // o (n, h, v_out) = softmax(q K^T / sqrt(hd)) V over the cache, whose last n positions are these
 // tokens; v_out = v_width of the dense cache. From a latent, K or V is rebuilt when that is cheaper.
 // window: positions that a token sees, itself included; 0: all before it; SEE_ALL: those behind too.
 enum { SEE_ALL = -1 };
-void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t n,
-                   int64_t pos, int64_t window, float *o);
+void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t row,
+                   int64_t n, int64_t pos, int64_t window, float *o);
 // y (n, d) = W_O o.
 void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t n, float *y);
 

@@ -282,8 +282,8 @@ static int attention_equals_its_twin(void) {
         uint64_t s = 7;
         for (int64_t j = 0; j < N * c.d; j++) x[j] = rig_normal(&s);
         attention_qkv(a, &work, &cache, x, N, q, k, v);
-        attention_store(a, &work, &cache, 0, N, k, v);
-        attention_mix(a, &work, &cache, q, N, 0, 0, o);
+        attention_store(a, &work, &cache, 0, 0, N, k, v);
+        attention_mix(a, &work, &cache, q, 0, N, 0, 0, o);
         attention_out(a, &work, o, N, y);
         const float *w[4] = {a->w[0].data, a->w[1].data, a->w[2].data, a->w[3].data};
         attention_dense_twin(&a->shape, w, x, N, want);
@@ -352,6 +352,64 @@ static int batch_equals_single(void) {
             free(exact);
             rig_free(&r);
         }
+    return PASS;
+}
+
+// Four timelines in shared batches, in uneven steps, each against itself alone in the same steps.
+static int timelines_together(void) {
+    static const int64_t steps[][4] = {{5, 1, 9, 0}, {1, 1, 1, 1}, {0, 12, 1, 3}, {1, 1, 1, 1}, {7, 1, 0, 20}};
+    static const CacheForm forms[] = {CACHE_DENSE, CACHE_LATENT};
+    for (int i = 0; i < 2 * COUNT(rigs); i++) {
+        Rig c = rigs[i / 2];
+        RigModel r;
+        Err e = {""};
+        Session s[4], alone;
+        const RigTucker factors = {.scheme = "qk+vo", .r_embd = 20, .r_head = 7};
+        SessionConfig config = {40, 30, T_F32, forms[i % 2]};
+        if (strcmp(c.arch, "bert") == 0) continue;
+        CHECK(rig_build(&r, &c, i % 2 ? &factors : NULL, &e) == 0, "%s", e.msg);
+        CHECK(session_init(&s[0], &r.m, config, &e) == 0, "%s", e.msg);
+        for (int k = 1; k < 4; k++) CHECK(session_beside(&s[k], &s[0], &e) == 0, "%s", e.msg);
+        CHECK(session_init(&alone, &r.m, config, &e) == 0, "%s", e.msg);
+        const int *ids = some_ids(c.vocab);
+        float *got[4][COUNT(steps)] = {{NULL}};
+        for (int step = 0; step < COUNT(steps); step++) {
+            int batch[30];
+            Strand strand[4];
+            int64_t count = 0, n = 0, row = 0;
+            for (int k = 0; k < 4; k++) {
+                if (!steps[step][k]) continue;
+                strand[count++] = (Strand){&s[k], steps[step][k]};
+                for (int64_t t = 0; t < steps[step][k]; t++) batch[n++] = ids[(s[k].pos + t + 3 * k) % N];
+            }
+            CHECK(forward_together(strand, count, batch, &e) == 0, "%s", e.msg);
+            for (int k = 0; k < 4; k++) {
+                if (!steps[step][k]) continue;
+                row += steps[step][k];
+                got[k][step] = malloc((size_t)c.vocab * sizeof(float));
+                memcpy(got[k][step], logits(&s[0], row - 1, 1), (size_t)c.vocab * sizeof(float));
+            }
+        }
+        for (int k = 0; k < 4; k++) {
+            session_rewind(&alone, 0);
+            for (int step = 0; step < COUNT(steps); step++) {
+                int64_t n = steps[step][k];
+                int batch[30];
+                if (!n) continue;
+                for (int64_t t = 0; t < n; t++) batch[t] = ids[(alone.pos + t + 3 * k) % N];
+                CHECK(forward(&alone, batch, n, &e) == 0, "%s", e.msg);
+                CHECK(!memcmp(logits(&alone, n - 1, 1), got[k][step], (size_t)c.vocab * sizeof(float)),
+                      "rig %d: timeline %d, step %d", i, k, step);
+                free(got[k][step]);
+            }
+        }
+        CHECK(forward_together((Strand[]){{&s[0], 1}, {&alone, 1}}, 2, ids, &e) == -1 && strstr(e.msg, "room"),
+              "two rooms: %s", e.msg);
+        CHECK(forward_together((Strand[]){{&s[0], 10}, {&s[1], 21}}, 2, ids, &e) == -1, "31 in a batch of 30");
+        for (int k = 3; k >= 0; k--) session_free(&s[k]);
+        session_free(&alone);
+        rig_free(&r);
+    }
     return PASS;
 }
 
@@ -732,6 +790,8 @@ static const Test tests[] = {
     {"factors_of_every_type", factors_of_every_type},
     {"same_bits_for_any_threads", same_bits_for_any_threads},
     {"batch_equals_single", batch_equals_single},
+    {"timelines in one batch, and alone", timelines_together},
+    {"timelines_together", timelines_together},
     {"rewinding_repeats", rewinding_repeats},
     {"window_forgets", window_forgets},
     {"costs_count", costs_count},

@@ -621,8 +621,8 @@ static int run_layer(const Factored *f, int type, CacheForm form, const float *x
             turn(q + i * wide(s, P_Q), s->h, s->hd, s->hd - a->pass, t + i);
             turn(k + i * wide(s, P_K), s->n_kv, s->hd, s->hd - a->pass, t + i);
         }
-        attention_store(a, &w, &c, t, now, k, v);
-        attention_mix(a, &w, &c, q, now, t, window, o);
+        attention_store(a, &w, &c, t, 0, now, k, v);
+        attention_mix(a, &w, &c, q, 0, now, t, window, o);
         attention_out(a, &w, o, now, y + t * s->d);
     }
     free(q), free(k), free(v), free(o);

@@ -3,6 +3,40 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
+
+// ---- an item --------------------------------------------------------------------------------------
+
+void judge_next(const Item *it, Outcome *o) {
+    for (int i = 0; i < it->n; i++)
+        if (o->log_p[i] > o->log_p[o->chosen]) o->chosen = i;
+    o->loss = -o->log_p[it->gold];
+    o->right = o->strict = o->chosen == it->gold;
+}
+
+void judge_choices(const Item *it, int64_t tokens, Outcome *o) {
+    int best = 0;
+    for (int i = 0; i < it->n; i++) {
+        if (o->log_p[i] > o->log_p[o->chosen]) o->chosen = i;
+        if (o->log_p[i] / (double)text_length(it->text[i]) >
+            o->log_p[best] / (double)text_length(it->text[best])) best = i;
+    }
+    o->loss = -o->log_p[it->gold] / (double)tokens;
+    o->right = o->chosen == it->gold;
+    o->strict = best == it->gold;
+}
+
+int judge_answer(const Item *it, Outcome *o, Err *e) {
+    char *all = alloc(strlen(it->prompt) + strlen(o->text) + 1, 1, "a text", e);
+    if (!all) return -1;
+    sprintf(all, "%s%s", it->prompt, o->text);
+    o->right = text_holds(all, it->text[0]);
+    o->strict = text_holds(o->text, it->text[0]);
+    free(all);
+    return 0;
+}
+
+// ---- many -----------------------------------------------------------------------------------------
 
 Estimate estimate(const double *x, int64_t n) {
     double sum = 0, squares = 0;

@@ -56,6 +56,11 @@ typedef struct {
     char *text;                // generated
 } Outcome;
 
+// From log_p: chosen, right, strict and loss. tokens: that gold's loss is divided by.
+void judge_next(const Item *it, Outcome *o);
+void judge_choices(const Item *it, int64_t tokens, Outcome *o);
+int judge_answer(const Item *it, Outcome *o, Err *e);      // from text: right and strict
+
 void outcomes_free(Outcome *o, int64_t n);     // and o itself, which may be NULL
 // Accuracy, loss and what else the items have, with standard errors; and how a's differ from b's item
 // by item. x (items->n) is room. Outcomes stand in the order of the items.
