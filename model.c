@@ -89,17 +89,19 @@ static void add_stream(Session *s, Norm norm, int64_t n) {
     if (c->post_norm) norm_rows(s->x, s->x, norm, n, c->d, c->norm_eps);
 }
 
-// Where the tokens in flight stand: those of a timeline behind what it holds.
-static void place(Session *s, const Strand *strands, int64_t count) {
-    int64_t row = 0;
+// Where the tokens in flight stand: those of a timeline behind what it holds. Returns how many.
+static int64_t place(const Strand *strands, int64_t count) {
+    int64_t n = 0, *at = strands[0].s->at;
     for (int64_t i = 0; i < count; i++)
-        for (int64_t t = 0; t < strands[i].n; t++) s->at[row++] = strands[i].s->pos + t;
+        for (int64_t t = 0; t < strands[i].n; t++) at[n++] = strands[i].s->pos + t;
+    return n;
 }
 
-// One layer of n tokens, the rows of all strands, in the room of s.
-static void layer_of(Session *s, int64_t layer, const Strand *strands, int64_t count, int64_t n) {
+void layer_forward(const Strand *strands, int64_t count, int64_t layer) {
+    Session *s = strands[0].s;
     const Config *c = &s->model->config;
     const Layer *w = &s->model->layer[layer];
+    int64_t n = place(strands, count);
 
     // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
     read_stream(s, w->attn_norm, n);
@@ -110,12 +112,10 @@ static void layer_of(Session *s, int64_t layer, const Strand *strands, int64_t c
     }
     rotate(s, s->q, n, c->h);
     rotate(s, s->k, n, c->n_kv);
-    int64_t row = 0;
-    for (int64_t i = 0; i < count; row += strands[i++].n) {                  // each timeline sees its own
-        Cache *cache = &strands[i].s->cache[layer];
-        int64_t pos = strands[i].s->pos;
-        attention_store(&w->attn, &s->work, cache, pos, row, strands[i].n, s->k, s->v);
-        attention_mix(&w->attn, &s->work, cache, s->q, row, strands[i].n, pos,
+    for (int64_t i = 0, row = 0; i < count; row += strands[i++].n) {       // each timeline sees its own
+        Session *t = strands[i].s;
+        attention_store(&w->attn, &s->work, &t->cache[layer], t->pos, row, strands[i].n, s->k, s->v);
+        attention_mix(&w->attn, &s->work, &t->cache[layer], s->q, row, strands[i].n, t->pos,
                       c->encoder ? SEE_ALL : c->window, s->o);
     }
     observe(s, layer, SEEN_ATTENTION, n);
@@ -133,33 +133,25 @@ static void layer_of(Session *s, int64_t layer, const Strand *strands, int64_t c
     add_stream(s, w->ffn_norm, n);                                         // x += y
 }
 
-void layer_forward(Session *s, int64_t layer, int64_t n) {
-    place(s, &(Strand){s, n}, 1);
-    layer_of(s, layer, &(Strand){s, n}, 1, n);
+// x += row i of m, where there is an m; by way of y.
+static void add_row(const Mat *m, int64_t i, float *x, float *y) {
+    if (!m->rows) return;
+    mat_row(m, i, y);
+    add(x, y, m->cols);
 }
 
-// s->x (n, d) = E[ids] + P[at] + T[0]
-static void embed(Session *s, const int *ids, int64_t n) {
+void embed_tokens(const Strand *strands, int64_t count, const int *ids) {
+    Session *s = strands[0].s;
     const Model *m = s->model;
     const Config *c = &m->config;
-    for (int64_t i = 0; i < n; i++) {
+    int64_t n = place(strands, count);
+    for (int64_t i = 0; i < n; i++) {                                      // x = E[ids] + P[at] + T[0]
         float *x = s->x + i * c->d;
         mat_row(&m->embedding, ids[i], x);
-        if (m->positions.rows) {
-            mat_row(&m->positions, s->at[i], s->y);
-            add(x, s->y, c->d);
-        }
-        if (m->types.rows) {
-            mat_row(&m->types, 0, s->y);
-            add(x, s->y, c->d);
-        }
+        add_row(&m->positions, s->at[i], x, s->y);
+        add_row(&m->types, 0, x, s->y);
     }
     if (c->encoder) norm_rows(s->x, s->x, m->embd_norm, n, c->d, c->norm_eps);
-}
-
-void embed_tokens(Session *s, const int *ids, int64_t n) {
-    place(s, &(Strand){s, n}, 1);
-    embed(s, ids, n);
 }
 
 // The tokens of all strands through all layers.
@@ -167,21 +159,19 @@ static int run(const Strand *strands, int64_t count, const int *ids, Err *e) {
     Session *s = strands[0].s;
     const Config *c = &s->model->config;
     int64_t n = 0;
-    for (int64_t i = 0; i < count; n += strands[i++].n) {
-        int64_t more = strands[i].n, pos = strands[i].s->pos;
-        if (strands[i].s->x != s->x) return fail(e, "sessions of one batch do not share a room");
-        if (more < 1 || more > s->config.batch - n || more > s->config.context - pos)
+    for (const Strand *t = strands; t < strands + count; n += t++->n) {
+        if (t->s->x != s->x) return fail(e, "sessions of one batch do not share a room");
+        if (t->n < 1 || t->n > s->config.batch - n || t->n > s->config.context - t->s->pos)
             return fail(e, "%lld more tokens do not fit: %lld of %lld positions are taken, batches of %lld",
-                        (long long)more, (long long)pos, (long long)s->config.context,
+                        (long long)t->n, (long long)t->s->pos, (long long)s->config.context,
                         (long long)s->config.batch);
     }
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= c->vocab)
             return fail(e, "token %d is not in 0 .. %lld", ids[i], (long long)c->vocab - 1);
 
-    place(s, strands, count);
-    embed(s, ids, n);
-    for (int64_t l = 0; l < c->n_layers; l++) layer_of(s, l, strands, count, n);
+    embed_tokens(strands, count, ids);
+    for (int64_t l = 0; l < c->n_layers; l++) layer_forward(strands, count, l);
     observe(s, c->n_layers, SEEN_END, n);
     for (int64_t i = 0; i < count; i++) strands[i].s->pos += strands[i].n;
     s->n = n;
@@ -291,10 +281,8 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         !(s->o = floats(n, c->h * c->hd, "heads", e)) ||
         !(s->k = floats(n, c->n_kv * c->hd, "keys", e)) ||
         !(s->v = floats(n, c->n_kv * c->hd, "values", e)) ||
-        !(s->gate = floats(n, c->f, "activations", e)) ||
-        !(s->up = floats(n, c->f, "activations", e)) ||
-        !(s->low[0] = floats(n, low, "activations", e)) ||
-        !(s->low[1] = floats(n, low, "activations", e)) ||
+        !(s->gate = floats(n, c->f, "activations", e)) || !(s->up = floats(n, c->f, "activations", e)) ||
+        !(s->low[0] = floats(n, low, "activations", e)) || !(s->low[1] = floats(n, low, "activations", e)) ||
         !(s->out = floats(s->max_logits, m->output.rows, "logits", e)) ||
         attention_work(&s->work, &m->layer->attn, sizeof(Layer), c->n_layers, n, max_cols, e))
         goto failed;
@@ -307,23 +295,19 @@ failed:
 
 int session_beside(Session *s, const Session *host, Err *e) {
     *s = *host;
-    s->guest = true;
-    s->pos = s->n = 0;
-    s->cache_bytes = 0;
+    s->guest = true, s->pos = s->n = 0, s->cache_bytes = 0;
     if (make_caches(s, e) == 0) return 0;
     session_free(s);
     return -1;
 }
 
 void session_free(Session *s) {
-    for (int64_t l = 0; s->cache && l < s->model->config.n_layers; l++)
-        cache_free(&s->cache[l]);
+    for (int64_t l = 0; s->cache && l < s->model->config.n_layers; l++) cache_free(&s->cache[l]);
     free(s->cache);
     if (s->guest) memset(s, 0, sizeof *s);
-    float *all[] = {s->angles, s->x, s->xn, s->y, s->q, s->o, s->k, s->v, s->gate, s->up, s->low[0],
-                    s->low[1], s->out};
+    void *all[] = {s->at, s->angles, s->x, s->xn, s->y, s->q, s->o, s->k, s->v, s->gate, s->up, s->low[0],
+                   s->low[1], s->out};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-    free(s->at);
     attention_work_free(&s->work);
     memset(s, 0, sizeof *s);
 }

@@ -139,13 +139,13 @@ int prefill(Session *s, const int *ids, int64_t n, Err *e);
 // Logits (count, V) of tokens first … first + count - 1 of the last forward or encode; count <=
 // max_logits. Of encoders: what stands at that place, not behind it. Only where model_predicts.
 float *logits(Session *s, int64_t first, int64_t count);
-// s->x (n, d): the embedding of n tokens behind s->pos, with learned positions, types and its norm
-// where the model has them. ids in 0 .. V-1; n <= batch, pos + n <= context: not checked here.
-void embed_tokens(Session *s, const int *ids, int64_t n);
-// One layer of the n tokens behind s->pos: adds its attention and its feed-forward to s->x and
-// fills its cache; s->pos stays. Behind it gate holds what W_down saw, y what W_down added to x.
+// x (n, d) of the room: the embedding of the strands' tokens, with learned positions, types and its norm
+// where the model has them. ids in 0 .. V-1, strands that fit: not checked here.
+void embed_tokens(const Strand *strands, int64_t count, const int *ids);
+// One layer of these tokens: adds its attention and its feed-forward to x and fills the caches behind
+// pos, which stays. Behind it gate holds what W_down saw, y what W_down added to x.
 // forward and encode are embed_tokens, this for every layer, and n more positions.
-void layer_forward(Session *s, int64_t layer, int64_t n);
+void layer_forward(const Strand *strands, int64_t count, int64_t layer);
 // Forgets positions from pos on: the timeline goes back.
 void session_rewind(Session *s, int64_t pos);
 

@@ -154,7 +154,7 @@ static int fit(Refit *r, int64_t layer, float **down, Err *e) {
 // needed only while it runs.
 static void run(Session *s, const float *x, int64_t layer, int64_t window) {
     memcpy(s->x, x, (size_t)(window * s->model->config.d) * sizeof *x);
-    layer_forward(s, layer, window);
+    layer_forward(&(Strand){s, window}, 1, layer);
 }
 
 static int refit_layer(Refit *r, int64_t layer, float **down, Err *e) {
@@ -243,7 +243,7 @@ static int refit_init(Refit *r, Err *e) {
         if (!(r->x[i] = alloc(size, sizeof(float), "residual streams", e))) return -1;
         Session *s = i ? &r->small : &r->dense;
         for (int64_t t = 0; t < n; t += window) {
-            embed_tokens(s, r->t->ids + t, window);
+            embed_tokens(&(Strand){s, window}, 1, r->t->ids + t);
             memcpy(r->x[i] + t * c->d, s->x, (size_t)(window * c->d) * sizeof(float));
         }
     }

@@ -399,7 +399,7 @@ static int layers_make_forward(void) {
     CHECK(want, "%s", err.msg);
     for (; s.pos < 2 * N; s.pos += N) {
         for (int i = 0; i < N; i++) mat_row(&b.small.m.embedding, b.t.ids[s.pos + i], s.x + i * D);
-        for (int l = 0; l < LAYERS; l++) layer_forward(&s, l, N);
+        for (int l = 0; l < LAYERS; l++) layer_forward(&(Strand){&s, N}, 1, l);
         for (int i = 0; i < N; i++)
             CHECK(!memcmp(logits(&s, i, 1), want + (s.pos + i) * vocab, (size_t)vocab * sizeof *want),
                   "token %d behind %d", i, (int)s.pos);
