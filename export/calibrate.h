@@ -6,7 +6,7 @@
 #include "../model.h"
 #include "../tokenizer.h"
 
-// A calibration text: `count` windows of `window` ids each, laid back to back. A window begins with
+// text.c. A calibration text: `count` windows of `window` ids each, laid back to back. A window begins with
 // BOS where the tokenizer adds one. Owned; freed by calib_free.
 typedef struct {
     int *ids;                 // (count, window)
@@ -23,8 +23,8 @@ int calib_file(CalibText *t, const char *path, Tokenizer *tok, const Vocab *v, i
 int calib_windows(CalibText *t, const char *path, Tokenizer *tok, const Vocab *v, int64_t count,
                   int64_t window, Err *e);
 // `tokens` ids that the model writes itself, in whole windows: many short samples from varied
-// starts, see calibrate.c for the settings. Samples are made side by side, one thread each; the text
-// does not depend on the number of threads.
+// starts, see text.c for the settings. Windows are written side by side, in shared batches; the text
+// depends neither on their number nor on the threads'.
 int calib_self(CalibText *t, const Model *m, const Vocab *v, int64_t tokens, int64_t window,
                uint64_t seed, Progress *progress, void *ctx, Err *e);
 int calib_join(CalibText *t, const CalibText *more, Err *e);   // appends; the windows are of one size
