@@ -233,8 +233,8 @@ static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
 
 // ---- activations --------------------------------------------------------------------------------
 
-// A block of 32 activations: 64 bytes, two floats, two integers.
-enum { ACT_BLOCK = 80 };
+// A block of 32 activations: 64 bytes, two floats, two integers; of a single token 64 bytes, 12 numbers.
+enum { ACT_BLOCK = 80, ROW_BLOCK = 112 };
 
 int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
     *s = (Scratch){0};
@@ -245,6 +245,7 @@ int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
         (uint64_t)max_tokens > SIZE_MAX / 2 / ACT_BLOCK)
         return fail(e, "activation scratch: %lld tokens of %lld columns do not fit in memory",
                     (long long)max_tokens, (long long)max_cols);
+    if (size < (blocks + ROW_BLOCKS) * ROW_BLOCK) size = (blocks + ROW_BLOCKS) * ROW_BLOCK;
     s->q = alloc(size, 1, "activation scratch", e);
     if (!s->q) return -1;
     s->size = size;
@@ -267,6 +268,17 @@ static Act act_of(const Scratch *s, int64_t n, int64_t cols) {
     return a;
 }
 
+static RowAct row_act_of(const Scratch *s, int64_t cols) {
+    const int64_t all = (cols / 32 + ROW_BLOCKS - 1) / ROW_BLOCKS * ROW_BLOCKS * 32;
+    RowAct a;
+    a.q = s->q;
+    a.l = a.q + all;
+    a.bias = (int32_t *)(void *)(a.l + all);
+    a.d = (float *)(void *)(a.bias + all / 8);
+    a.s = a.d + all / 8;
+    return a;
+}
+
 typedef struct { const float *x; int64_t cols; Act act; } QuantiseJob;
 
 static void quantise_part(void *ctx, int64_t begin, int64_t end, int thread) {
@@ -285,7 +297,15 @@ static int64_t stride_of(const Mat *w) {
     return (int64_t)bytes;
 }
 
-typedef struct { const float *x; int64_t n; const Linear *out; int n_out; Act act; } MatmulJob;
+typedef struct {
+    const float *x;
+    int64_t n;
+    const Linear *out;
+    int n_out;
+    bool alone;              // what is quantised stands in row, else in act
+    Act act;
+    RowAct row;
+} MatmulJob;
 
 // The matrices stand one behind the other as one run of bytes; a thread takes the rows that begin
 // in its part, in whole groups of 16 so that no group is split.
@@ -301,7 +321,9 @@ static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
         const Mat *w = j->out[i].w;
         const int64_t stride = stride_of(w) + 1;    // + 1: no division by 0 for no columns
         const int64_t r0 = rows_before(w, stride, begin), r1 = rows_before(w, stride, end);
-        if (r0 < r1 && integer_type(w->type))
+        if (r0 < r1 && integer_type(w->type) && j->alone)
+            kernels()->quant_row(w, r0, r1, &j->row, j->out[i].y);
+        else if (r0 < r1 && integer_type(w->type))
             kernels()->quant_rows(w, r0, r1, &j->act, j->n, j->out[i].y, w->rows);
         else if (r0 < r1)
             kernels()->dot_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
@@ -325,12 +347,16 @@ void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out)
         integers |= integer_type(out[i].w->type) && out[i].w->rows > 0;
     }
     if (bytes == 0) return;
+    const bool alone = n == 1 && !s->uniform;
     if (integers && cols > 0) slice = (int64_t)(s->size / (size_t)(cols / 32 * ACT_BLOCK));
     Linear part[MAX_OUT];
     memcpy(part, out, (size_t)n_out * sizeof *out);
     for (int64_t t = 0; t < n; t += slice) {
-        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, {0}};
-        if (integers) {
+        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, alone, {0}, {0}};
+        if (integers && alone) {
+            j.row = row_act_of(s, cols);
+            kernels()->quantise_row(j.x, cols, &j.row);
+        } else if (integers) {
             j.act = act_of(s, j.n, cols);
             QuantiseJob q = {j.x, cols, j.act};
             parallel_for(j.n, GRAIN / (cols + 1) + 1, quantise_part, &q);
