@@ -263,7 +263,7 @@ static int run_prompt(const Loaded *l, const Options *o, const char *prompt, siz
              (long long)context, o->context ? " (-c)" : "");
         goto done;
     }
-    SessionConfig c = {context, o->batch < n ? o->batch : n, o->kv_type, o->form};
+    SessionConfig c = {context, o->batch < n ? o->batch : n, o->kv_type, o->form, false};
     if (!(ids = alloc((size_t)n, sizeof *ids, "prompt", e)) || session_init(&s, l->model, c, e) ||
         sampler_init(&sampler, (int)l->model->config.vocab, o->sampler, e))
         goto done;
@@ -397,7 +397,7 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
     const char *system = o->system ? o->system : own;
     int64_t trained = l->model->config.context;
     SessionConfig c = {o->context ? o->context : trained < 4096 ? trained : 4096, o->batch, o->kv_type,
-                       o->form};
+                       o->form, false};
     Session s = {0};
     Sampler sampler = {0};
     Timing t = {0};
@@ -451,7 +451,7 @@ static void on_interrupt(int signal_number) {
 }
 
 static int act(const Options *o, const Loaded *l, Err *e) {
-    SessionConfig c = {0, o->batch, o->kv_type, o->form};
+    SessionConfig c = {0, o->batch, o->kv_type, o->form, false};
     char *prompt = NULL;
     size_t size = 0;
     int status;

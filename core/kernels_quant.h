@@ -74,20 +74,19 @@ static void quantise_row(const float *x, int64_t cols, const RowAct *out) {
     }
 }
 
-// acc[i] = what the lanes sum of the row at p[i]. Weights are shifted as in quant_step.
-enum { ROWS = 1 };
-INLINE void quant_sums(int type, const uint8_t *const *p, int64_t blocks, const RowAct *x, vf *acc) {
+// acc[i] = what the lanes sum of the row at p[i]. Weights are shifted as in quant_step. Q8_0 waits for
+// memory, which likes one row better; the 4-bit types wait for loads, which two rows share.
+INLINE void quant_sums(int type, int rows, const uint8_t *const *p, int64_t blocks, const RowAct *x,
+                       vf *acc) {
     const int64_t bytes = block_bytes(type);
-    UNROLL
-    for (int r = 0; r < ROWS; r++) acc[r] = set1(0);
+    EACH(r, rows, 2) acc[r] = set1(0);
     for (int64_t b = 0; b < blocks; b += GROUP) {
         const vi q[2] = {(vi)load(x->q + 32 * b), (vi)load(x->q + 32 * b + 4 * LANES)};
         const vi l[2] = {(vi)load(x->l + 32 * b), (vi)load(x->l + 32 * b + 4 * LANES)};
         const vi bias = type == T_Q4_0 ? (vi)load(x->bias + 4 * b) >> 4
                       : type == T_Q8_0 && Q8_FLIP ? (vi)load(x->bias + 4 * b) : set1_i(0);
         const vf dx = load(x->d + 4 * b);
-        UNROLL
-        for (int r = 0; r < ROWS; r++) {
+        EACH(r, rows, 2) {
             vi w[2];
             vf d, m;
             for (int64_t k = 0; k < GROUP * bytes; k += 64)
@@ -107,6 +106,7 @@ INLINE void quant_sums(int type, const uint8_t *const *p, int64_t blocks, const 
 }
 
 INLINE void quant_row_of(int type, const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y) {
+    const int rows = type == T_Q8_0 ? 1 : 2;
     const int64_t blocks = w->cols / 32, bytes = block_bytes(type);
     for (int64_t r = r0; r < r1; r += 4) {
         const uint8_t *row[4];
@@ -116,7 +116,7 @@ INLINE void quant_row_of(int type, const Mat *w, int64_t r0, int64_t r1, const R
         for (int i = 0; i < 4; i++)
             row[i] = (const uint8_t *)w->data + least(r + i, r1 - 1) * blocks * bytes;
         UNROLL
-        for (int i = 0; i < 4; i += ROWS) quant_sums(type, row + i, blocks, x, acc + i);
+        for (int i = 0; i < 4; i += rows) quant_sums(type, rows, row + i, blocks, x, acc + i);
         sum4(acc[0], acc[1], acc[2], acc[3], out);
         memcpy(y + r, out, (size_t)least(r1 - r, 4) * sizeof *y);
     }
