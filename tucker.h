@@ -168,7 +168,7 @@ void attention_dense_twin(const AttnShape *s, const float *const w[4], const flo
 
 // ---- what it costs -------------------------------------------------------------------------------
 typedef struct { double bytes, madds; } Cost;
-Cost attention_cost(const Attention *a);                  // weights read and used for one token
+Cost attention_cost(const Attention *a);       // weights read and used for one token, its cache dense
 // Of one more position in such a cache: bytes held, and multiply-adds a new token.
 Cost attention_cache_cost(const Attention *a, const Cache *c);
 
