@@ -313,13 +313,18 @@ int64_t dense_params(const AttnShape *s, int set) {
 //     y   = sum_i U_embd M_i^O U_head^T o_i                   o_i = sum_t a_it v_gt
 //
 // (M as it is stored: rows r_head, columns r_embd; of O the other way round.) No W is ever formed.
-// With r_kind < kinds the cores of the kinds are mixtures M^kind = sum_r U_kind[kind, r] G_r, and
-// it is cheaper to mix what comes out of G than to form them: t_r = G_r z, then sum_r U_kind t_r.
+// With r_kind < kinds the cores of the kinds are mixtures M^kind = sum_r U_kind[kind, r] G_r, which
+// are not formed either. What comes out of G is mixed: t_r = G_r z, then sum_r U_kind t_r.
 // A pivoted U_embd is an identity for r_embd of its d rows, and X^T (of O: X) for the others.
+//
+// Of core/kernels.h: matmul takes n rows x to W x for several W in one sweep, matmul_t to W^T x;
+// the _block ones do it inside one thread, and matmul_t_block adds to y. doc/MATH.md, 4 to 6, has the
+// algebra.
 // ==================================================================================================
 
 // ---- the definition -----------------------------------------------------------------------------
 
+// W x for every head and position, weights over what a position sees, W_O: what all below must equal.
 void attention_dense_twin(const AttnShape *s, const float *const w[4], const float *x, int64_t n,
                           float *y) {
     int64_t d = s->d, hd = s->hd, m = s->h / s->n_kv, wide = s->h * hd;
@@ -468,6 +473,7 @@ int attention_expand(Attention *a, float **owned, Err *e) {
     return 0;
 }
 
+// The table in tucker.h, as sizes. (Of a Cache, `latent` is said of V; K is latent where z_width > 0.)
 static Cache cache_of(const Attention *a, int type, int64_t capacity, bool latent_k, bool latent_v) {
     const AttnShape *s = &a->shape;
     const Group *k = group_of(a, P_K), *v = group_of(a, P_V);
@@ -557,8 +563,9 @@ static const float *move_head(const Attention *a, const float *q, int64_t n, flo
 }
 
 // From a latent either k = M z (or v) first, for every cached position, at n_kv rows r_embd
-// multiply-adds each, or M on the other side, to q before or to the sum of z after, with r_embd
-// instead of `rows` multiply-adds for every query, head and position: few absorb, many rebuild.
+// multiply-adds each (rows: the numbers of a head that M makes); or M on the other side, to q before
+// or to the sum of z after, with r_embd instead of `rows` multiply-adds for every query, head and
+// position: few absorb, many rebuild.
 static Expand absorb_or_rebuild(const Attention *a, int p, int64_t rows, int64_t n) {
     const AttnShape *s = &a->shape;
     int64_t r_embd = a->expand[p].cols;
@@ -579,7 +586,7 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
         .scale = 1.0f / sqrtf((float)s->hd), .q = q, .q_width = s->hd,
         .out_width = c->latent ? gv->r_head : c->v_width, .out = widen ? w->t : o,
     };
-    if (head_moves(a, c->z_width > 0)) {
+    if (head_moves(a, c->z_width > 0)) {           // q: its rotated numbers, then U_head^T of the others
         job.q_width = s->hd - a->pass + gk->r_head;
         if (!head_cancels(a, P_Q)) job.q = move_head(a, q, n, w->u);
     }
@@ -603,7 +610,7 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
             matmul_t(&w->scratch, o, n * s->h, &g->head, w->t);
             o = w->t;
         }
-        float *sum = w->z[a->group_of[P_O]];                             // (n, r_embd)
+        float *sum = w->z[a->group_of[P_O]];                             // (n, r_embd); z has served
         if (g->kind.rows) {
             unmix_kinds(g, s, o, n, w->u);
             matmul_t(&w->scratch, w->u, n, &g->core, sum);               // sum_r G_r^T t_r
