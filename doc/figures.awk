@@ -1,7 +1,7 @@
 #!/usr/bin/awk -f
 # The figures of doc/MATH.md. From the top of the tree:
 #     awk -f doc/figures.awk                   writes doc/*.svg
-#     awk -v dir=/tmp -f doc/figures.awk       writes them there
+#     awk -v dir=. -f doc/figures.awk         writes them there
 # Every figure brings its own ground, light or dark as the reader's system is; so text never stands on a
 # ground that it was not made for. Whole numbers only: each awk writes the same bytes.
 
@@ -14,11 +14,11 @@ function begin(name, h) {
     put("<style>")
     put("text{font:13px ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;fill:#1d1d1b}")
     put(".head{font-weight:700}.soft{fill:#5f5d57}.mid{text-anchor:middle}.end{text-anchor:end}")
-    put(".page{fill:#fcfbf8}.box,.line,.dash{stroke:#5f5d57;fill:none}.dash{stroke-dasharray:4 3}")
+    put(".page{fill:#fcfbf8}.line,.dash{stroke:#5f5d57;fill:none}.dash{stroke-dasharray:4 3}")
     put(".u{fill:#e4e1d8}.q{fill:#b9cfee}.k{fill:#f4cfa2}.v{fill:#a9dccd}.o{fill:#dcb2cb}.z{fill:#cfc8f0}")
     put(".none{fill:#fcfbf8}.u,.q,.k,.v,.o,.z,.none{stroke:#5f5d57}.tip{fill:#5f5d57}.cut{stroke:#b3261e;stroke-width:2}")
     put("@media(prefers-color-scheme:dark){text{fill:#e9e6df}.soft{fill:#a9a69d}.page,.none{fill:#15161a}")
-    put(".box,.line,.dash,.u,.q,.k,.v,.o,.z,.none{stroke:#a9a69d}.tip{fill:#a9a69d}.cut{stroke:#ff8a80}")
+    put(".line,.dash,.u,.q,.k,.v,.o,.z,.none{stroke:#a9a69d}.tip{fill:#a9a69d}.cut{stroke:#ff8a80}")
     put(".u{fill:#3a3c42}.q{fill:#264a7d}.k{fill:#7a4a12}.v{fill:#155c49}.o{fill:#6d2650}.z{fill:#4a3f86}}")
     put("</style>")
     put("<rect class=\"page\" width=\"800\" height=\"" h "\" rx=\"6\"/>")
@@ -31,6 +31,11 @@ function rect(x, y, w, h, cls) {
 }
 function text(x, y, s, cls) {
     put("<text x=\"" x "\" y=\"" y "\"" (cls ? " class=\"" cls "\"" : "") ">" s "</text>")
+}
+# Lines of text, a bar between them.
+function lines(x, y, s, cls,    i, n, part) {
+    n = split(s, part, "|")
+    for (i = 1; i <= n; i++) text(x, y + (i - 1) * 18, part[i], cls)
 }
 function line(x1, y1, x2, y2, cls) {
     put("<path class=\"" (cls ? cls : "line") "\" d=\"M" x1 " " y1 "L" x2 " " y2 "\"/>")
@@ -126,7 +131,7 @@ function tensor(    i, x, kind, name, mode, way, size) {
 
 function factor(x, y, name) { mat(x, y, 44, 28, "u", name) }
 function core(x, y, c) { mat(x, y, 26, 28, c, c) }
-function groups(    i, j, y, x, n, piv, p, rest) {
+function groups(    i, j, y, n, piv, p, rest) {
     begin("groups.svg", 420)
     text(20, 28, "Who shares a U_embd", "head")
     text(20, 46, "U: a factor; q k v o: cores, one a head", "soft")
@@ -159,8 +164,7 @@ function groups(    i, j, y, x, n, piv, p, rest) {
     core(330, y, "o"); factor(366, y, "U")
     text(100, 350, "x goes in", "soft")
     text(410, 350, "y comes out", "soft end")
-    text(20, 388, "What a scheme does not name stays dense,", "soft")
-    text(20, 406, "as V in the last row.", "soft")
+    lines(20, 388, "What a scheme does not name stays dense,|as V in the last row.", "soft")
 
     line(440, 16, 440, 404, "dash")
     text(464, 28, "Pivoted storage", "head")
@@ -212,8 +216,7 @@ function cache(    g, y) {
     band(490, 48, 64, "z", 10)
     text(480, 84, "z", "end")
     text(698, 84, "r_embd", "soft")
-    text(424, 138, "and, where positions rotate part of", "soft")
-    text(424, 156, "a head, that part of k beside it:", "soft")
+    lines(424, 138, "and, where positions rotate part of|a head, that part of k beside it:", "soft")
     for (g = 0; g < 3; g++) {
         y = 168 + g * 17
         band(490, y, 14, "k", 10)
@@ -236,8 +239,7 @@ function cache(    g, y) {
     text(184, 393, "·", "head mid")
     band(206, 356, 64, "z", 6)
     text(266, 349, "z_j", "mid")
-    text(20, 470, "M_g^T q once a query and head, then", "soft")
-    text(20, 488, "r_embd multiply-adds a position.", "soft")
+    lines(20, 470, "M_g^T q once a query and head, then|r_embd multiply-adds a position.", "soft")
     text(20, 506, "Few queries: a decode step.")
 
     line(400, 304, 400, 576, "dash")
@@ -252,8 +254,7 @@ function cache(    g, y) {
     text(739, 393, "·", "head mid")
     mat(762, 368, 22, 40, "q")
     text(773, 361, "q", "mid")
-    text(424, 470, "M_g z_j once a position and KV head, then", "soft")
-    text(424, 488, "r_head multiply-adds a position.", "soft")
+    lines(424, 470, "M_g z_j once a position and KV head, then|r_head multiply-adds a position.", "soft")
     text(424, 506, "Many queries together: a prompt.")
 
     text(20, 540, "Values, absorbed: one product, behind the sum", "soft")
@@ -289,23 +290,15 @@ function rotary(    from, i, mid) {
     }
     text(20, 28, "Learned positions: q_t . k_j", "head")
     text(500, 74, "Both are left out.")
-    text(500, 92, "q and k are r_head wide,", "soft")
-    text(500, 110, "or M_K goes to the query", "soft")
-    text(500, 128, "and z_j is cached.", "soft")
+    lines(500, 92, "q and k are r_head wide,|or M_K goes to the query|and z_j is cached.", "soft")
     line(20, 182, 780, 182, "dash")
     text(20, 208, "Rotary positions", "head")
-    text(560, 260, "Nothing cancels, and")
-    text(560, 278, "nothing passes R.")
-    text(560, 296, "q and k are widened", "soft")
-    text(560, 314, "to hd, then turned;", "soft")
-    text(560, 332, "k is cached turned.", "soft")
+    lines(560, 260, "Nothing cancels, and|nothing passes R.")
+    lines(560, 296, "q and k are widened|to hd, then turned;|k is cached turned.", "soft")
     line(20, 366, 780, 366, "dash")
     text(20, 392, "Part of a head rotated: the numbers that are not", "head")
-    text(500, 446, "M_K and U_pass go to the")
-    text(500, 464, "query, and z_j is cached.")
-    text(500, 482, "The rotated numbers are", "soft")
-    text(500, 500, "cached as above and add", "soft")
-    text(500, 518, "their own sum.", "soft")
+    lines(500, 446, "M_K and U_pass go to the|query, and z_j is cached.")
+    lines(500, 482, "The rotated numbers are|cached as above and add|their own sum.", "soft")
     finish()
 }
 
