@@ -7,7 +7,8 @@ usage: study.py MODEL.gguf WORK [--data FOLDER] [--layers L,L,…] [--prefix COM
 FOLDER holds hotpotqa.jsonl, fever.jsonl, bios.jsonl and wikidata.jsonl as tests/make_tasks.py reads them. WORK keeps the
 items and what came of every setting: a run that was broken off goes on where it was. Needs ./run and export/export (make)
 and Python 3 alone. COMMAND is put before every program that computes (nice, taskset, ...). The layers tried are every
-third of 30 unless --layers says otherwise; LASER, TRAWL and the projections apart are tried on every other one of these.
+third of 30 unless --layers says otherwise; LASER and TRAWL are tried on every other one of these, the projections
+apart on every other one of those.
 """
 import argparse, hashlib, json, math, os, subprocess, sys
 
@@ -148,7 +149,7 @@ best["TRAWL"], made["TRAWL"] = validate("TRAWL", [of_trawl(l, c) for l in FEWER 
 pairs = sorted({hybrid(best["Tucker"][t], best["LASER"][t]) for t in TASKS})
 best["hybrid"], made["hybrid"] = validate("hybrid", pairs)
 for name, scheme in APART.items():
-    best[name], _ = validate(name, [tucker(l, k, scheme) for l in FEWER for k in keeps[:2]], ["wikidata"])
+    best[name], _ = validate(name, [tucker(l, k, scheme) for l in FEWER[1::2] for k in keeps[:2]], ["wikidata"])
 
 print("## Tuning: one layer edited\n\nOriginal, validation: "
       + ", ".join(f"{t} {rates(base[t])[0]:.2f}" for t in TASKS))
