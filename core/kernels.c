@@ -359,10 +359,10 @@ typedef struct {
 } MatmulJob;
 
 // The matrices stand one behind the other as one run of bytes; a thread takes the rows that begin
-// in its part, in whole groups of 16 so that no group is split.
+// in its part, in whole groups of 32 so that no group is split.
 static int64_t rows_before(const Mat *w, int64_t stride, int64_t bytes) {
     if (bytes >= w->rows * stride) return w->rows;
-    return bytes <= 0 ? 0 : bytes / stride / 16 * 16;
+    return bytes <= 0 ? 0 : bytes / stride / 32 * 32;
 }
 
 static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {

@@ -11,9 +11,7 @@ INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
         most = greater(most, (vf)((vi)v & 0x7fffffff));
         bad += v * 0;                      // NaN once there is a NaN or an infinity
     }
-    float max = 0;
-    for (int i = 0; i < LANES; i++) max = most[i] > max ? most[i] : max;
-    const float nan = sum(bad);
+    const float max = largest(most), nan = sum(bad);
     const vf inverse = set1(max > 0 && nan == 0 ? 127 / max : 0);
     for (int i = 0; i < 32; i += LANES) {
         vf scaled = (nan == 0 ? load(src + i) : set1(0)) * inverse;
@@ -34,9 +32,8 @@ static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const
     for (int64_t b = t0 * blocks; b < t1 * blocks; b++) {
         vi both[BLOCK_VECS], sums = set1_i(0);
         const float d = round_block(x + 32 * b, out->q + 64 * b, out->q + 64 * b + 32, both);
-        int32_t total = 0;
         for (int i = 0; i < BLOCK_VECS; i++) sums += both[i];
-        for (int i = 0; i < LANES; i++) total += sums[i];
+        const int32_t total = sum_i(sums);
         out->d[b] = d;
         out->s[b] = d * (float)total;
         out->bias4[b] = -8 * total;
@@ -158,44 +155,64 @@ INLINE void load_block(int type, QBlock *b, const uint8_t *const *row, int64_t a
 // Where the activations of one token stand.
 typedef struct { const int8_t *q; const float *d, *s; const int32_t *bias; } Token;
 
-// acc[t] += block b of LANES rows times block b of each token. The weights are stored shifted
-// (Q4_0: w + 8; Q8_0 on AVX-512: w + 128) and the sum starts from the bias that takes it back.
-INLINE void quant_step(int type, int tokens, const QBlock *w, const Token *x, int64_t b, vf *acc) {
-    vi s[QTILE], low[QTILE];
+// acc[t][p] += block b of LANES rows, those of panel p, times block b of each token. The weights are
+// stored shifted (Q4_0: w + 8; Q8_0 on AVX-512: w + 128) and the sum starts from the bias that takes it
+// back.
+typedef QBlock Panels[QPANELS][QBLOCKS];
+INLINE void quant_step(int type, int tokens, Panels w, int64_t i, const Token *x, int64_t b,
+                       vf (*acc)[QPANELS]) {
+    vi s[QTILE][QPANELS], low[QTILE][QPANELS];
     EACH(t, tokens, QTILE) {
-        s[t] = set1_i(0);
-        low[t] = type == T_Q4_0 || (type == T_Q8_0 && Q8_FLIP) ? set1_i(x[t].bias[b]) : set1_i(0);
+        const bool biased = type == T_Q4_0 || (type == T_Q8_0 && Q8_FLIP);
+        UNROLL
+        for (int p = 0; p < QPANELS; p++)
+            s[t][p] = set1_i(0), low[t][p] = biased ? set1_i(x[t].bias[b]) : set1_i(0);
     }
     UNROLL
     for (int j = 0; j < 8; j++) {
         EACH(t, tokens, QTILE) {
-            vi xv = set1_i(load_i32(x[t].q + 64 * b + 4 * j));
-            vi xl = set1_i(load_i32(x[t].q + 64 * b + 32 + 4 * j));
-            s[t] = type == T_Q8_0 ? dot_s(s[t], w->q[j], xv) : dot_u(s[t], w->q[j], xv);
-            low[t] = type == T_Q8_0 ? dot_s(low[t], w->q[j], xl) : dot_u(low[t], w->q[j], xl);
+            const vi xv = set1_i(load_i32(x[t].q + 64 * b + 4 * j));
+            const vi xl = set1_i(load_i32(x[t].q + 64 * b + 32 + 4 * j));
+            UNROLL
+            for (int p = 0; p < QPANELS; p++) {
+                const vi wv = w[p][i].q[j];
+                s[t][p] = type == T_Q8_0 ? dot_s(s[t][p], wv, xv) : dot_u(s[t][p], wv, xv);
+                low[t][p] = type == T_Q8_0 ? dot_s(low[t][p], wv, xl) : dot_u(low[t][p], wv, xl);
+            }
         }
     }
     EACH(t, tokens, QTILE) {
-        s[t] = s[t] * 256 + low[t];
-        acc[t] = mul_add(to_float(s[t]) * w->d, set1(x[t].d[b]), acc[t]);
-        if (type == T_Q4_1) acc[t] = mul_add(w->m, set1(x[t].s[b]), acc[t]);
+        UNROLL
+        for (int p = 0; p < QPANELS; p++) {
+            s[t][p] = s[t][p] * 256 + low[t][p];
+            acc[t][p] = mul_add(to_float(s[t][p]) * w[p][i].d, set1(x[t].d[b]), acc[t][p]);
+            if (type == T_Q4_1) acc[t][p] = mul_add(w[p][i].m, set1(x[t].s[b]), acc[t][p]);
+        }
     }
 }
 
-// y (tokens, rows <= LANES) from the blocks of a panel that stand for blocks b0 .. b0 + n.
-INLINE void quant_tile(int type, int tokens, const QBlock *panel, const Token *x, int64_t b0,
-                       int64_t n, int64_t rows, int64_t used, float *y, int64_t ldy) {
-    vf acc[QTILE];
-    EACH(t, tokens, QTILE)
-        acc[t] = b0 == 0 ? set1(0)
-               : rows == LANES ? load(y + (t < used ? t : 0) * ldy)
-               : load_first(y + (t < used ? t : 0) * ldy, rows);
-    for (int64_t b = 0; b < n; b++) quant_step(type, tokens, panel + b, x, b0 + b, acc);
-    EACH(t, tokens, QTILE)
-        if (t < used) {
-            if (rows == LANES) store(y + t * ldy, acc[t]);
-            else store_first(y + t * ldy, acc[t], rows);
+// y (tokens, rows <= QPANELS LANES) from the blocks of the panels that stand for blocks b0 .. b0 + n.
+INLINE void quant_tile(int type, int tokens, Panels panel, const Token *x, int64_t b0, int64_t n,
+                       int64_t rows, int64_t used, float *y, int64_t ldy) {
+    vf acc[QTILE][QPANELS];
+    EACH(t, tokens, QTILE) {
+        UNROLL
+        for (int p = 0; p < QPANELS; p++) {
+            const float *at = y + (t < used ? t : 0) * ldy + p * LANES;
+            const int64_t left = rows - p * LANES;
+            acc[t][p] = b0 == 0 || left <= 0 ? set1(0) : left >= LANES ? load(at) : load_first(at, left);
         }
+    }
+    for (int64_t b = 0; b < n; b++) quant_step(type, tokens, panel, b, x, b0 + b, acc);
+    EACH(t, tokens, QTILE) {
+        UNROLL
+        for (int p = 0; p < QPANELS; p++) {
+            float *at = y + t * ldy + p * LANES;
+            const int64_t left = t < used ? rows - p * LANES : 0;
+            if (left >= LANES) store(at, acc[t][p]);
+            else if (left > 0) store_first(at, acc[t][p], left);
+        }
+    }
 }
 
 INLINE Token act_token(int type, const Act *x, int64_t t, int64_t blocks) {
@@ -203,10 +220,10 @@ INLINE Token act_token(int type, const Act *x, int64_t t, int64_t blocks) {
                    (type == T_Q8_0 ? x->bias8 : x->bias4) + t * blocks};
 }
 
-typedef void QuantTile(const QBlock *panel, const Token *x, int64_t b0, int64_t n, int64_t rows,
+typedef void QuantTile(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows,
                        int64_t used, float *y, int64_t ldy);
 #define QUANT_TILE(name, type, tokens) \
-    static void name(const QBlock *panel, const Token *x, int64_t b0, int64_t n, int64_t rows, \
+    static void name(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows, \
                      int64_t used, float *y, int64_t ldy) { \
         quant_tile(type, tokens, panel, x, b0, n, rows, used, y, ldy); \
     }
@@ -217,23 +234,29 @@ QUANT_TILE(quant_q4_0_all, T_Q4_0, QTILE)
 QUANT_TILE(quant_q4_1_2, T_Q4_1, 2)
 QUANT_TILE(quant_q4_1_all, T_Q4_1, QTILE)
 
+// While tokens are computed with some rows, the bytes behind these are fetched, a piece a tile.
 INLINE void quant_rows_of(int type, QuantTile *few, QuantTile *all, const Mat *w, int64_t r0,
                           int64_t r1, const Act *x, int64_t n, float *y, int64_t ldy) {
     const int64_t blocks = w->cols / 32, bytes = block_bytes(type);
-    const uint8_t *row[LANES];
-    QBlock panel[QBLOCKS];
-    for (int64_t r = r0; r < r1; r += LANES) {
-        const int64_t rows = least(r1 - r, LANES);
-        for (int64_t i = 0; i < LANES; i++)
+    const int64_t piece = QPANELS * LANES * QBLOCKS * bytes / ((n + QTILE - 1) / QTILE) + 64;
+    Panels panel;
+    for (int64_t r = r0; r < r1; r += QPANELS * LANES) {
+        const int64_t rows = least(r1 - r, QPANELS * LANES);
+        const uint8_t *row[QPANELS * LANES];
+        for (int64_t i = 0; i < QPANELS * LANES; i++)
             row[i] = (const uint8_t *)w->data + (r + least(i, rows - 1)) * blocks * bytes;
         for (int64_t b = 0; b < blocks; b += QBLOCKS) {
             const int64_t m = least(blocks - b, QBLOCKS);
-            for (int64_t i = 0; i < m; i++) load_block(type, panel + i, row, (b + i) * bytes);
-            for (int64_t t = 0; t < n; t += QTILE) {
+            for (int p = 0; p < QPANELS; p++)
+                for (int64_t i = 0; i < m; i++)
+                    load_block(type, &panel[p][i], row + p * LANES, (b + i) * bytes);
+            const uint8_t *ahead = row[0] + QPANELS * LANES * (blocks + b) * bytes;
+            for (int64_t t = 0; t < n; t += QTILE, ahead += piece) {
                 const int64_t used = least(n - t, QTILE);
                 Token token[QTILE];
                 for (int i = 0; i < QTILE; i++)
                     token[i] = act_token(type, x, t + least(i, used - 1), blocks);
+                for (int64_t k = 0; k < piece; k += 64) __builtin_prefetch(ahead + k, 0, 2);
                 (used <= 2 ? few : all)(panel, token, b, m, rows, used, y + t * ldy + r, ldy);
             }
         }

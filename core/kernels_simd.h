@@ -12,13 +12,13 @@
 #include "kernels_impl.h"
 
 #if defined(ISA_AVX512)
-enum { LANES = 16, TILE = 6, QTILE = 8, DROWS = 8, DVECS = 3, Q8_FLIP = 1, BYTE_HALF = 6 };
+enum { LANES = 16, TILE = 6, QTILE = 4, QPANELS = 2, DROWS = 8, DVECS = 3, Q8_FLIP = 1, BYTE_HALF = 6 };
 #elif defined(ISA_AVX2)
-enum { LANES = 8, TILE = 3, QTILE = 4, DROWS = 4, DVECS = 3, Q8_FLIP = 0, BYTE_HALF = 6 };
+enum { LANES = 8, TILE = 3, QTILE = 4, QPANELS = 1, DROWS = 4, DVECS = 3, Q8_FLIP = 0, BYTE_HALF = 6 };
 #elif defined(ISA_NEON)
-enum { LANES = 4, TILE = 6, QTILE = 8, DROWS = 6, DVECS = 4, Q8_FLIP = 0, BYTE_HALF = 6 };
+enum { LANES = 4, TILE = 6, QTILE = 8, QPANELS = 1, DROWS = 6, DVECS = 4, Q8_FLIP = 0, BYTE_HALF = 6 };
 #else
-enum { LANES = 4, TILE = 2, QTILE = 4, DROWS = 4, DVECS = 2, Q8_FLIP = 0, BYTE_HALF = 2 };
+enum { LANES = 4, TILE = 2, QTILE = 4, QPANELS = 1, DROWS = 4, DVECS = 2, Q8_FLIP = 0, BYTE_HALF = 2 };
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -388,4 +388,23 @@ INLINE float sum(vf a) {
     float out[4];
     sum4(a, a, a, a, out);
     return out[0];
+}
+// The largest of no NaN and 0, and the sum, of all lanes.
+INLINE float largest(vf a) {
+#if defined(ISA_AVX512)
+    return _mm512_reduce_max_ps(a);
+#else
+    float max = 0;
+    for (int i = 0; i < LANES; i++) max = a[i] > max ? a[i] : max;
+    return max;
+#endif
+}
+INLINE int32_t sum_i(vi a) {
+#if defined(ISA_AVX512)
+    return _mm512_reduce_add_epi32((__m512i)a);
+#else
+    int32_t total = 0;
+    for (int i = 0; i < LANES; i++) total += a[i];
+    return total;
+#endif
 }

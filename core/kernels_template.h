@@ -17,7 +17,7 @@ enum {
     PANEL = 8,            // rows unpacked at a time: PANEL * CHUNK floats are 32 kB
     AHEAD = 8192,         // bytes: so long before its use what one token needs is fetched
     TOKENS = 128,         // tokens that share a sweep over the weights: their chunks stay in L2
-    QBLOCKS = 32,         // blocks of a panel of quantised rows, 20 kB with 16 lanes
+    QBLOCKS = 32 / QPANELS,   // blocks of panels of quantised rows, 20 kB with 16 lanes
 };
 
 // ---- stored weights to floats -------------------------------------------------------------------
@@ -194,13 +194,18 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
         const int64_t tokens = least(n - t0, TOKENS);
         // Few tokens, or f32: straight from the weights. Otherwise unpacked once for all tokens.
         const bool direct = floats && (w->type == T_F32 || tokens <= TILE);
+        // While tokens are computed with some rows, the bytes behind these are fetched, a piece a tile.
+        const int64_t tiles = (tokens + TILE - 1) / TILE * ((cols + CHUNK - 1) / CHUNK);
+        const int64_t piece = tokens > 1 && tiles ? PANEL * (int64_t)stride / tiles + 64 : 0;
         for (int64_t r = r0; r < r1; r += PANEL) {
             const int64_t rows = least(r1 - r, PANEL);
+            const uint8_t *ahead = data + (size_t)(r + PANEL) * stride;
             for (int64_t c = 0; c < cols; c += CHUNK) {
                 const int64_t m = least(cols - c, CHUNK);
                 for (int64_t i = 0; i < rows && !direct; i++)
                     unpack(w->type, data + (size_t)(r + i) * stride, c, panel + i * CHUNK, m);
-                for (int64_t t = 0; t < tokens; t += TILE)
+                for (int64_t t = 0; t < tokens; t += TILE, ahead += piece) {
+                    for (int64_t k = 0; k < piece; k += 64) __builtin_prefetch(ahead + k, 0, 2);
                     for (int64_t i = 0; i < rows; i += 4) {
                         const uint8_t *base = direct
                             ? data + (size_t)(r + i) * stride + (size_t)c * (size_t)type->bytes
@@ -209,6 +214,7 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
                                   rows - i, x + (t0 + t) * cols, cols, least(tokens - t, TILE), c,
                                   m, y + (t0 + t) * ldy + r + i, ldy);
                     }
+                }
             }
         }
     }
