@@ -620,26 +620,24 @@ static double best_rate(double amount, int64_t n,
     return best;
 }
 
-// A run reads one slice, the next run the next: what a slice left in a cache is gone when its turn
-// comes again.
-enum { READ_UNIT = 65536, SLICE = 256, READ_SLICES = 16 };       // 16 slices of 16 MB
-typedef struct { const uint8_t *p; int64_t slices, run; uint64_t seen; } ReadJob;
+// A run reads all of it: what a cache kept of its end is gone when the next run comes there again.
+enum { READ_UNIT = 65536, READ_UNITS = 4096 };                  // 256 MB
+typedef struct { const uint8_t *p; int64_t run; uint64_t seen; } ReadJob;
 
 static void read_part(void *ctx, int64_t begin, int64_t end, int thread) {
     ReadJob *j = ctx;
-    const uint8_t *p = j->p + (j->run % j->slices * SLICE + begin) * READ_UNIT;
-    const uint64_t x = kernels()->read(p, (size_t)(end - begin) * READ_UNIT);
+    const uint64_t x = kernels()->read(j->p + begin * READ_UNIT, (size_t)(end - begin) * READ_UNIT);
     (void)thread;
     __atomic_fetch_xor(&j->seen, x, __ATOMIC_RELAXED);
 }
 
 double read_bandwidth(size_t size) {
-    const size_t slice = (size_t)SLICE * READ_UNIT, slices = size ? (size - 1) / slice + 1 : READ_SLICES;
-    uint8_t *p = alloc(slices, slice, "bandwidth probe", NULL);
+    const size_t units = size ? (size - 1) / READ_UNIT + 1 : READ_UNITS;
+    uint8_t *p = alloc(units, READ_UNIT, "bandwidth probe", NULL);
     if (!p) return 0;
-    memset(p, 1, slices * slice);                                // pages of its own
-    ReadJob j = {.p = p, .slices = (int64_t)slices};
-    const double best = best_rate((double)slice, SLICE, read_part, &j, &j.run);
+    memset(p, 1, units * READ_UNIT);                             // pages of its own
+    ReadJob j = {.p = p};
+    const double best = best_rate((double)(units * READ_UNIT), (int64_t)units, read_part, &j, &j.run);
     free(p);
     return best;
 }
