@@ -52,7 +52,7 @@ arm:
 	@tests/run.sh $(patsubst %,build/arm/tests/test_%.sh,$(ARM_TESTS))
 units: $(ARM_BIN) $(BUILD)/run $(BUILD)/export/export
 	@for t in $(ARM_BIN); do printf '#!/bin/sh\nexec qemu-aarch64 %s "$$@"\n' $$t >$$t.sh; chmod +x $$t.sh; done
-bench: $(BUILD)/tests/bench_kernels $(BUILD)/tests/bench_scale $(BUILD)/tests/bench_latent
+bench: $(patsubst %,$(BUILD)/tests/bench_%,kernels scale latent factored)
 	@for b in $^; do $$b || exit 1; done
 clean:
 	rm -rf build run export/export
