@@ -22,7 +22,7 @@ static const char usage[] =
 "       --kv f32|f16|q8   type of the cache (f16)\n"
 "       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
-"       --explain [--layer L] [-p TEXT]           a layer's attention in pictures, a text in it\n"
+"       --explain [--layer L] [-p TEXT]    a layer's factors to scale, their costs, what heads see\n"
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
 "       --eval FILE.jsonl [--limit K] [--eval-out OUT.jsonl] [--eval-against MODEL]\n"
 "                         benchmark items: accuracy and loss; of two models, a paired test\n"

@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 #include "../core/unicode.h"
@@ -21,8 +20,8 @@ void page_init(Page *p) {
     const char *locale = environment("LC_ALL");
     if (!locale) locale = environment("LC_CTYPE");
     if (!locale) locale = environment("LANG");
-    const char *charset = locale ? strchr(locale, '.') : NULL;
-    p->utf8 = charset && (!strncasecmp(charset + 1, "utf-8", 5) || !strncasecmp(charset + 1, "utf8", 4));
+    static const char *const utf8[] = {".UTF-8", ".utf-8", ".UTF8", ".utf8"};
+    for (int i = 0; i < 4; i++) p->utf8 |= locale && strstr(locale, utf8[i]);
     const char *term = environment("TERM");
     p->colour = isatty(STDOUT_FILENO) && !environment("NO_COLOR") && term && strcmp(term, "dumb") != 0;
 }

@@ -265,7 +265,7 @@ int print_trace(Page *p, const Loaded *l, int64_t layer, Text text, Err *e) {
     char word[64];
     if (trace_run(&t, m, text.ids, text.n, layer, l->vocab->mask, l->vocab->n, e)) return -1;
     const bool mask = m->config.encoder && text.ids[t.focus] == l->vocab->mask;
-    heading(p, "4. A text runs through it");
+    heading(p, "4. A text runs through it, cached dense in f32");
     const int x = page_put(p, 0, 0, PLAIN, "The %s token, number %d: ", mask ? "first masked" : "last",
                            (int)t.focus);
     page_word(p, x, 0, 20, STRONG, word_of(l, text.ids[t.focus], word));
