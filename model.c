@@ -256,7 +256,7 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
     if (want.context < 1 || want.context > c->context)
         return fail(e, "a context of %lld positions: the model was trained for 1 .. %lld",
                     (long long)want.context, (long long)c->context);
-    if (want.batch < 1) want.batch = 64;
+    if (want.batch < 1) want.batch = 128;
     if (want.batch > want.context || c->encoder) want.batch = want.context;
     // An encoder's cache is only where K and V stand while one text is computed: a narrower type would
     // round them and save no reading, and a latent V would be expanded for every task anew.
@@ -264,7 +264,6 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
     if (c->encoder && want.form == CACHE_AUTO) want.form = CACHE_DENSE;
     s->model = m;
     s->config = want;
-
     if (make_caches(s, e)) goto failed;
     int64_t low = 0, max_cols = larger(c->f, c->d);
     for (int64_t l = 0; l < c->n_layers; l++) {
@@ -286,6 +285,7 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         !(s->out = floats(s->max_logits, m->output.rows, "logits", e)) ||
         attention_work(&s->work, &m->layer->attn, sizeof(Layer), c->n_layers, n, max_cols, e))
         goto failed;
+    s->work.scratch.uniform = want.uniform;
     fill_angles(s->angles, m, want.context);
     return 0;
 failed:

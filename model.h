@@ -83,6 +83,8 @@ typedef struct {
     int64_t batch;             // tokens computed together; 0: a default. Of an encoder: context
     int kv_type;               // T_F32, T_F16, T_Q8_0. Of an encoder: T_F32
     CacheForm form;            // where K or V is factored, see attention_cache; auto of an encoder: dense
+    bool uniform;              // a token alone is computed as among others, to the bit; else, where weights
+                               // are quantised, only up to rounding and quicker
 } SessionConfig;
 
 // Where an observer may look: at what stands in the session's buffers during forward. For programs
@@ -128,7 +130,7 @@ void session_free(Session *s);
 int forward(Session *s, const int *ids, int64_t n, Err *e);
 // The same for several timelines in one batch: the ids of strands[0], then those of strands[1], … stand in
 // the rows of the room that all of them share (n in all <= batch). What comes of a timeline is what
-// comes of it alone, to the bit; the weights are read once for all.
+// comes of it alone, to the bit where the session is uniform; the weights are read once for all.
 typedef struct { Session *s; int64_t n; } Strand;
 int forward_together(const Strand *strands, int64_t count, const int *ids, Err *e);
 // Encoders: computes a whole text (n <= context), every token seeing every other. Its final hidden

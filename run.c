@@ -18,7 +18,7 @@ static const char usage[] =
 "draw   -s SEED (1)  --temp T (0.8; 0: greedy)  --top-k K (40; 0: all)  --top-p P (0.95)\n"
 "       --min-p P (0.05)  --repeat-penalty R (1: off)  --repeat-last N (64)\n"
 "run    -t N              threads (OMP_NUM_THREADS, else all cores)\n"
-"       -b N              tokens computed together in a prompt (64)\n"
+"       -b N              tokens computed together in a prompt (128)\n"
 "       --kv f32|f16|q8   type of the cache (f16)\n"
 "       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
@@ -97,7 +97,7 @@ static Options read_options(int argc, char **argv) {
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
     static const char *const forms[] = {"auto", "dense", "latent"}, *const pools[] = {"mean", "first"};
-    Options o = {.kv_type = T_F16, .batch = 64, .top = 5, .layer = -1, .bench = {.fill_seconds = 60},
+    Options o = {.kv_type = T_F16, .batch = 128, .top = 5, .layer = -1, .bench = {.fill_seconds = 60},
                  .sampler = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
                              .repeat_penalty = 1, .repeat_last = 64, .seed = 1}};
     for (int i = 1; i < argc; i++) {
@@ -269,7 +269,7 @@ static int run_prompt(const Loaded *l, const Options *o, const char *prompt, siz
              (long long)context, o->context ? " (-c)" : "");
         goto done;
     }
-    SessionConfig c = {context, o->batch < n ? o->batch : n, o->kv_type, o->form};
+    SessionConfig c = {context, o->batch < n ? o->batch : n, o->kv_type, o->form, false};
     if (!(ids = alloc((size_t)n, sizeof *ids, "prompt", e)) || session_init(&s, l->model, c, e) ||
         sampler_init(&sampler, (int)l->model->config.vocab, o->sampler, e))
         goto done;
@@ -403,7 +403,7 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
     const char *system = o->system ? o->system : own;
     int64_t trained = l->model->config.context;
     SessionConfig c = {o->context ? o->context : trained < 4096 ? trained : 4096, o->batch, o->kv_type,
-                       o->form};
+                       o->form, false};
     Session s = {0};
     Sampler sampler = {0};
     Timing t = {0};
@@ -457,7 +457,7 @@ static void on_interrupt(int signal_number) {
 }
 
 static int act(const Options *o, const Loaded *l, Err *e) {
-    SessionConfig c = {0, o->batch, o->kv_type, o->form};
+    SessionConfig c = {0, o->batch, o->kv_type, o->form, false};
     char *prompt = NULL;
     size_t size = 0;
     int status;

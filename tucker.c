@@ -313,10 +313,56 @@ int64_t dense_params(const AttnShape *s, int set) {
 //     y   = sum_i U_embd M_i^O U_head^T o_i                   o_i = sum_t a_it v_gt
 //
 // (M as it is stored: rows r_head, columns r_embd; of O the other way round.) No W is ever formed.
-// With r_kind < kinds the cores of the kinds are mixtures M^kind = sum_r U_kind[kind, r] G_r, and
-// it is cheaper to mix what comes out of G than to form them: t_r = G_r z, then sum_r U_kind t_r.
+// With r_kind < kinds the cores of the kinds are mixtures M^kind = sum_r U_kind[kind, r] G_r, which
+// are not formed either. What comes out of G is mixed: t_r = G_r z, then sum_r U_kind t_r.
 // A pivoted U_embd is an identity for r_embd of its d rows, and X^T (of O: X) for the others.
+//
+// Of core/kernels.h: matmul takes n rows x to W x for several W in one sweep, matmul_t to W^T x;
+// the _block ones do it inside one thread, and matmul_t_block adds to y. doc/MATH.md, 4 to 6, has the
+// algebra.
 // ==================================================================================================
+
+// ---- the definition -----------------------------------------------------------------------------
+
+// W x for every head and position, weights over what a position sees, W_O: what all below must equal.
+void attention_dense_twin(const AttnShape *s, const float *const w[4], const float *x, int64_t n,
+                          float *y) {
+    int64_t d = s->d, hd = s->hd, m = s->h / s->n_kv, wide = s->h * hd;
+    double *o = calloc((size_t)(n * wide), sizeof *o), *a = calloc((size_t)n, sizeof *a);
+    for (int64_t t = 0; o && a && t < n; t++)
+        for (int64_t i = 0; i < s->h; i++) {
+            double sum = 0;
+            for (int64_t u = 0; u <= t; u++) {                           // a_u = exp(q_t . k_u)
+                double score = 0;
+                for (int64_t c = 0; c < hd; c++) {
+                    double q = 0, k = 0;
+                    for (int64_t e = 0; e < d; e++) {
+                        q += (double)w[P_Q][(i * hd + c) * d + e] * x[t * d + e];
+                        k += (double)w[P_K][(i / m * hd + c) * d + e] * x[u * d + e];
+                    }
+                    score += q * k;
+                }
+                sum += a[u] = exp(score / sqrt((double)hd));
+            }
+            for (int64_t u = 0; u <= t; u++)                             // o_i = sum_u a_u v_u
+                for (int64_t c = 0; c < hd; c++) {
+                    double v = 0;
+                    for (int64_t e = 0; e < d; e++)
+                        v += (double)w[P_V][(i / m * hd + c) * d + e] * x[u * d + e];
+                    o[t * wide + i * hd + c] += a[u] / sum * v;
+                }
+        }
+    for (int64_t t = 0; o && a && t < n; t++)
+        for (int64_t e = 0; e < d; e++) {
+            double sum = 0;
+            for (int64_t c = 0; c < wide; c++) sum += (double)w[P_O][e * wide + c] * o[t * wide + c];
+            y[t * d + e] = (float)sum;
+        }
+    free(o);
+    free(a);
+}
+
+// ---- on the factors -----------------------------------------------------------------------------
 
 static const Group *group_of(const Attention *a, int p) {
     return a->group_of[p] < 0 ? NULL : &a->groups[a->group_of[p]];
@@ -338,6 +384,12 @@ static bool head_moves(const Attention *a, bool latent) {
 static bool head_cancels(const Attention *a, int p) {
     const Group *g = group_of(a, p);
     return g && g->head.rows && g == group_of(a, p + 1) && !a->bias[p] && (p == P_V || head_moves(a, false));
+}
+
+// Whether U_head is multiplied with the vectors of p at all: it may cancel, or, of K, be the queries'.
+static bool head_used(const Attention *a, int p) {
+    const Group *g = group_of(a, p);
+    return g && g->head.rows && !(p == P_K ? head_moves(a, false) : head_cancels(a, p == P_O ? P_V : p));
 }
 
 // out (n, heads, r_head) of projection p from t (n, r_kind, n_kv, r_head), what G gave:
@@ -421,6 +473,7 @@ int attention_expand(Attention *a, float **owned, Err *e) {
     return 0;
 }
 
+// The table in tucker.h, as sizes. (Of a Cache, `latent` is said of V; K is latent where z_width > 0.)
 static Cache cache_of(const Attention *a, int type, int64_t capacity, bool latent_k, bool latent_v) {
     const AttnShape *s = &a->shape;
     const Group *k = group_of(a, P_K), *v = group_of(a, P_V);
@@ -461,27 +514,26 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
         if (!set) continue;
 
         // M z of every head of the group: one sweep over its cores.              (n, heads, r_head)
-        float *m[3], *free_room = w->t;
+        float *mz[3], *free_room = w->t;
         for (int p = P_Q; p <= P_V; p++) {
-            bool widen = g->head.rows && !(p == P_K ? head_moves(a, false) : head_cancels(a, p));
-            m[p] = widen ? free_room : y[p];
-            if (widen && set & 1 << p) free_room += n * heads_of(s, p) * g->r_head;
+            mz[p] = head_used(a, p) ? free_room : y[p];
+            if (mz[p] != y[p] && set & 1 << p) free_room += n * heads_of(s, p) * g->r_head;
         }
         if (g->kind.rows) {
             matmul(&w->scratch, w->z[i], n, &(Linear){&g->core, w->u}, 1);   // t_r = G_r z
             for (int p = P_Q; p <= P_V; p++)
-                if (set & 1 << p) mix_kinds(g, s, p, w->u, n, m[p]);         // sum_r U_kind t_r
+                if (set & 1 << p) mix_kinds(g, s, p, w->u, n, mz[p]);        // sum_r U_kind t_r
         } else {
             count = 0;
             for (int p = P_Q; p <= P_V; p++)
-                if (set & 1 << p) sweep[count++] = (Linear){&a->w[p], m[p]};
+                if (set & 1 << p) sweep[count++] = (Linear){&a->w[p], mz[p]};
             matmul(&w->scratch, w->z[i], n, sweep, count);
         }
 
         // U_head of every head: where positions are rotary it has to come before them. (n, heads, hd)
         for (int p = P_Q; p <= P_V; p++)
-            if (set & 1 << p && m[p] != y[p])
-                matmul(&w->scratch, m[p], n * heads_of(s, p), &(Linear){&g->head, y[p]}, 1);
+            if (set & 1 << p && mz[p] != y[p])
+                matmul(&w->scratch, mz[p], n * heads_of(s, p), &(Linear){&g->head, y[p]}, 1);
     }
     if (head_moves(a, false)) wanted &= ~HAS_K;                // its bias would change no weight
     for (int p = P_Q; p <= P_V; p++)
@@ -511,9 +563,10 @@ static const float *move_head(const Attention *a, const float *q, int64_t n, flo
 }
 
 // From a latent either k = M z (or v) first, for every cached position, at n_kv rows r_embd
-// multiply-adds each, or M on the other side, to q before or to the sum of z after, with r_embd
-// instead of `rows` multiply-adds for every query, head and position: few absorb, many rebuild.
-static Expand expand(const Attention *a, int p, int64_t rows, int64_t n) {
+// multiply-adds each (rows: the numbers of a head that M makes); or M on the other side, to q before
+// or to the sum of z after, with r_embd instead of `rows` multiply-adds for every query, head and
+// position: few absorb, many rebuild.
+static Expand absorb_or_rebuild(const Attention *a, int p, int64_t rows, int64_t n) {
     const AttnShape *s = &a->shape;
     int64_t r_embd = a->expand[p].cols;
     return (Expand){&a->expand[p], s->n_kv * rows * r_embd < n * s->h * (r_embd - rows)};
@@ -523,7 +576,7 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
                    int64_t n, int64_t pos, int64_t window, float *o) {
     const AttnShape *s = &a->shape;
     const Group *gk = group_of(a, P_K), *gv = group_of(a, P_V);
-    bool widen = c->latent && gv->head.rows && !head_cancels(a, P_V);
+    bool widen = c->latent && head_used(a, P_V);
     q += row * s->h * (head_cancels(a, P_Q) ? gk->r_head : s->hd);
     o += row * s->h * (head_cancels(a, P_V) ? gv->r_head : s->hd);
 
@@ -533,12 +586,12 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
         .scale = 1.0f / sqrtf((float)s->hd), .q = q, .q_width = s->hd,
         .out_width = c->latent ? gv->r_head : c->v_width, .out = widen ? w->t : o,
     };
-    if (head_moves(a, c->z_width > 0)) {
+    if (head_moves(a, c->z_width > 0)) {           // q: its rotated numbers, then U_head^T of the others
         job.q_width = s->hd - a->pass + gk->r_head;
         if (!head_cancels(a, P_Q)) job.q = move_head(a, q, n, w->u);
     }
-    if (c->z_width) job.keys = expand(a, P_K, job.q_width - c->k_width, n);
-    if (c->latent) job.values = expand(a, P_V, gv->r_head, n);
+    if (c->z_width) job.keys = absorb_or_rebuild(a, P_K, job.q_width - c->k_width, n);
+    if (c->latent) job.values = absorb_or_rebuild(a, P_V, gv->r_head, n);
     attend(&job, &w->attend);
 
     if (widen) matmul(&w->scratch, w->t, n * s->h, &(Linear){&gv->head, o}, 1);
@@ -553,11 +606,11 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
     if (!g) {
         matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], y}, 1);
     } else {
-        if (g->head.rows && !head_cancels(a, P_V)) {                     // U_head^T o_i
+        if (head_used(a, P_O)) {                                         // U_head^T o_i
             matmul_t(&w->scratch, o, n * s->h, &g->head, w->t);
             o = w->t;
         }
-        float *sum = w->z[a->group_of[P_O]];                             // (n, r_embd)
+        float *sum = w->z[a->group_of[P_O]];                             // (n, r_embd); z has served
         if (g->kind.rows) {
             unmix_kinds(g, s, o, n, w->u);
             matmul_t(&w->scratch, w->u, n, &g->core, sum);               // sum_r G_r^T t_r
@@ -569,43 +622,6 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
         else matmul_t(&w->scratch, sum, n, &g->embd, y);                 // U_embd, stored transposed
     }
     add_bias(a->bias[P_O], y, n, s->d);
-}
-
-void attention_dense_twin(const AttnShape *s, const float *const w[4], const float *x, int64_t n,
-                          float *y) {
-    int64_t d = s->d, hd = s->hd, m = s->h / s->n_kv, wide = s->h * hd;
-    double *o = calloc((size_t)(n * wide), sizeof *o), *a = calloc((size_t)n, sizeof *a);
-    for (int64_t t = 0; o && a && t < n; t++)
-        for (int64_t i = 0; i < s->h; i++) {
-            double sum = 0;
-            for (int64_t u = 0; u <= t; u++) {                           // a_u = exp(q_t . k_u)
-                double score = 0;
-                for (int64_t c = 0; c < hd; c++) {
-                    double q = 0, k = 0;
-                    for (int64_t e = 0; e < d; e++) {
-                        q += (double)w[P_Q][(i * hd + c) * d + e] * x[t * d + e];
-                        k += (double)w[P_K][(i / m * hd + c) * d + e] * x[u * d + e];
-                    }
-                    score += q * k;
-                }
-                sum += a[u] = exp(score / sqrt((double)hd));
-            }
-            for (int64_t u = 0; u <= t; u++)                             // o_i = sum_u a_u v_u
-                for (int64_t c = 0; c < hd; c++) {
-                    double v = 0;
-                    for (int64_t e = 0; e < d; e++)
-                        v += (double)w[P_V][(i / m * hd + c) * d + e] * x[u * d + e];
-                    o[t * wide + i * hd + c] += a[u] / sum * v;
-                }
-        }
-    for (int64_t t = 0; o && a && t < n; t++)
-        for (int64_t e = 0; e < d; e++) {
-            double sum = 0;
-            for (int64_t c = 0; c < wide; c++) sum += (double)w[P_O][e * wide + c] * o[t * wide + c];
-            y[t * d + e] = (float)sum;
-        }
-    free(o);
-    free(a);
 }
 
 // ---- room ----------------------------------------------------------------------------------------
@@ -668,12 +684,17 @@ Cost attention_cost(const Attention *a) {
     for (int p = P_Q; p <= P_O; p++) count_use(&c, &a->w[p], 1);
     for (int i = 0; i < a->n_groups; i++) {
         const Group *g = &a->groups[i];
-        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0), heads = 0;   // in, out
-        for (int p = P_Q; p <= P_O; p++)
-            if (g->set & 1 << p) heads += (double)heads_of(&a->shape, p);
+        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0);              // in, out
+        double heads = 0, wide = 0;
+        for (int p = P_Q; p <= P_O; p++) {
+            if (!(g->set & 1 << p)) continue;
+            heads += (double)heads_of(&a->shape, p);
+            if (head_used(a, p)) wide += (double)heads_of(&a->shape, p);
+            else if (p == P_K && head_moves(a, false) && !head_cancels(a, P_Q)) wide += (double)a->shape.h;
+        }
         count_use(&c, &g->embd, sides);
         count_use(&c, &g->core, sides);
-        count_use(&c, &g->head, heads);
+        count_use(&c, &g->head, wide);
         count_use(&c, &g->kind, 0);
         if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);      // once a slice
         if (g->pivot) c.bytes += 4.0 * (double)g->r_embd;

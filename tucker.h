@@ -1,6 +1,7 @@
 // tucker: THE CHAPTER. One idea: the attention matrices of a layer, all heads together, are a
 // tensor; store its Tucker core and factors, and compute attention with them as they are.
 // Source: TensorLLM, arXiv 2501.15674. Takes dimensions as arguments; knows no models, no files.
+// doc/MATH.md tells it from nothing, in the same order.
 //
 // Names.  d embedding width · h query heads · n_kv KV heads · m = h / n_kv · hd head width
 //         W_Q (h*hd, d)  W_K, W_V (n_kv*hd, d)  W_O (d, h*hd)   row-major, y = W x
@@ -11,7 +12,9 @@
 
 // ---- Part 1: a Tucker tensor ---------------------------------------------------------------------
 
-enum { EMBD, HEAD, KIND, GROUP };  // the four modes of an attention tensor, in this order
+// The four modes of an attention tensor, in this order. GROUP: a KV head and the query heads that read
+// it; not to be taken for a Group of projections, which share factors.
+enum { EMBD, HEAD, KIND, GROUP };
 
 // W ~ G x1 U_embd x2 U_head x3 U_kind: a tensor n[0] x n[1] x n[2] x n[3] and what it is made of.
 typedef struct {
@@ -168,7 +171,7 @@ void attention_dense_twin(const AttnShape *s, const float *const w[4], const flo
 
 // ---- what it costs -------------------------------------------------------------------------------
 typedef struct { double bytes, madds; } Cost;
-Cost attention_cost(const Attention *a);                  // weights read and used for one token
+Cost attention_cost(const Attention *a);       // weights read and used for one token, its cache dense
 // Of one more position in such a cache: bytes held, and multiply-adds a new token.
 Cost attention_cache_cost(const Attention *a, const Cache *c);
 

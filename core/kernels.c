@@ -99,15 +99,42 @@ int threads_get(void) {
     return threads;
 }
 
+// What a token reads after a sweep over weights, as far as it is known: the next sweep's matrices. They
+// are fetched while the threads would wait, each thread the beginning of its own share: norms, attention
+// and the step to the next sweep otherwise leave the memory idle.
+typedef struct {
+    struct { const uint8_t *at; int64_t bytes; } run[4];
+    int64_t bytes;                  // of all runs together; 0: nothing is known
+    int threads;
+} Ahead;
+enum { LINE = 64, AHEAD_FEW = 4096, AHEAD_MANY = 131072 };   // bytes fetched in passing; while waiting
+
+// For a thread that waits for the state of the pool to open (state; NULL: it has something else to do).
+static void fetch_ahead(const Ahead *a, int thread, const uint64_t *state) {
+    if (!a || !a->bytes) return;
+    int64_t skip = a->bytes / a->threads * thread, left = state ? AHEAD_MANY : AHEAD_FEW;
+    const uint64_t before = state ? __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 : 0;
+    for (int i = 0; i < 4 && left > 0; skip -= a->run[i++].bytes) {
+        for (int64_t k = skip > 0 ? skip : 0; k < a->run[i].bytes && left > 0; k += LINE, left -= LINE) {
+            __builtin_prefetch(a->run[i].at + k, 0, 2);
+            if (state && left % 1024 == 0 && __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 != before) return;
+        }
+    }
+}
+
 #ifdef THREADS
 
 // Helpers are POSIX threads rather than an OpenMP team, because a team's region ends only when
 // every member has had its turn on a core. With other programs on the cores that is milliseconds
-// for work of microseconds. Here parts are taken one by one from a counter, and the caller waits
+// for work of microseconds. Here parts are taken one by one from counters, and the caller waits
 // only for helpers that have taken one: a helper that gets no core costs nothing.
+//
+// Each thread has a range of its own, 0..n in equal shares, so that it reads one stream of memory
+// from part to part; when that is used up it takes from the others'.
 //
 // `state` is the number of the job (high half), whether it is open, and how many helpers are in.
 // A helper enters by adding 1 to an open state, and only inside may it look at the job.
+typedef struct { int64_t next; char apart[56]; } Range;     // a cache line each
 static struct {
     uint64_t state;
     int busy, sleeping, helpers;
@@ -115,13 +142,16 @@ static struct {
     pthread_cond_t wake;
     void (*fn)(void *ctx, int64_t begin, int64_t end, int thread);
     void *ctx;
-    int64_t n, part, next;
+    int64_t n, share, part;             // a range's length and that of its parts
     int threads;
+    Range range[MAX_THREADS];
+    Ahead ahead;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 #define OPEN (UINT64_C(1) << 31)
 #define INSIDE (OPEN - 1)
 #define SPIN 50e-6                  // seconds a helper looks for the next job before it sleeps
+enum { LOOKS = 64 };                // without a break: what stands between two sweeps is short
 
 static void relax(void) {
 #if defined(__x86_64__)
@@ -131,12 +161,17 @@ static void relax(void) {
 #endif
 }
 
+static int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+
 static void take_parts(int thread) {
-    for (;;) {
-        const int64_t begin = __atomic_fetch_add(&pool.next, pool.part, __ATOMIC_RELAXED);
-        if (begin >= pool.n) return;
-        const int64_t left = pool.n - begin;
-        pool.fn(pool.ctx, begin, begin + (left < pool.part ? left : pool.part), thread);
+    for (int i = 0; i < pool.threads; i++) {
+        const int of = (thread + i) % pool.threads;
+        const int64_t end = lesser((of + 1) * pool.share, pool.n);
+        for (;;) {
+            const int64_t begin = __atomic_fetch_add(&pool.range[of].next, pool.part, __ATOMIC_RELAXED);
+            if (begin >= end) break;
+            pool.fn(pool.ctx, begin, lesser(begin + pool.part, end), thread);
+        }
     }
 }
 
@@ -144,30 +179,37 @@ static bool open_after(uint64_t state, uint64_t last) {
     return (state & OPEN) && state >> 32 != last;
 }
 
+static uint64_t pool_state(void) { return __atomic_load_n(&pool.state, __ATOMIC_SEQ_CST); }
+
 static void *help(void *arg) {
     const int id = (int)(intptr_t)arg;
     uint64_t last = 0;
     for (;;) {
-        uint64_t state = __atomic_load_n(&pool.state, __ATOMIC_SEQ_CST);
-        double begin = seconds();
-        for (int turn = 0; !open_after(state, last) && seconds() - begin < SPIN; turn++) {
+        uint64_t state = pool_state();
+        for (int i = 0; i < LOOKS && !open_after(state, last); i++, state = pool_state()) relax();
+        double begin = open_after(state, last) ? 0 : seconds();
+        while (!open_after(state, last) && seconds() - begin < SPIN) {
             for (int i = 0; i < 8; i++) relax();
-            if (turn > 4) sched_yield();            // the caller may be waiting for this core
-            state = __atomic_load_n(&pool.state, __ATOMIC_SEQ_CST);
+            sched_yield();                          // the caller may be waiting for this core
+            state = pool_state();
         }
         if (!open_after(state, last)) {
             pthread_mutex_lock(&pool.lock);
             __atomic_fetch_add(&pool.sleeping, 1, __ATOMIC_SEQ_CST);
-            while (!open_after(state = __atomic_load_n(&pool.state, __ATOMIC_SEQ_CST), last))
-                pthread_cond_wait(&pool.wake, &pool.lock);
+            while (!open_after(state = pool_state(), last)) pthread_cond_wait(&pool.wake, &pool.lock);
             __atomic_fetch_sub(&pool.sleeping, 1, __ATOMIC_SEQ_CST);
             pthread_mutex_unlock(&pool.lock);
         }
         if (!__atomic_compare_exchange_n(&pool.state, &state, state + 1, false, __ATOMIC_ACQ_REL,
                                          __ATOMIC_RELAXED)) continue;
         last = state >> 32;
-        if (id < pool.threads) take_parts(id);
+        Ahead ahead = {0};
+        if (id < pool.threads) {
+            take_parts(id);
+            ahead = pool.ahead;
+        }
         __atomic_fetch_sub(&pool.state, 1, __ATOMIC_RELEASE);
+        fetch_ahead(&ahead, id, &pool.state);
     }
     return NULL;
 }
@@ -185,11 +227,13 @@ static void start_helpers(int wanted) {
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-static void run_parts(int64_t n, int64_t part, int of,
+static void run_parts(int64_t n, int64_t share, int64_t part, int of, const Ahead *ahead,
                       void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
     start_helpers(of - 1);
-    pool.fn = fn, pool.ctx = ctx, pool.n = n, pool.part = part, pool.threads = of;
-    __atomic_store_n(&pool.next, 0, __ATOMIC_RELAXED);
+    pool.fn = fn, pool.ctx = ctx, pool.n = n, pool.share = share, pool.part = part, pool.threads = of;
+    pool.ahead = ahead ? *ahead : (Ahead){0};
+    for (int i = 0; i < of; i++)
+        __atomic_store_n(&pool.range[i].next, i * share, __ATOMIC_RELAXED);
     const uint64_t job = (__atomic_load_n(&pool.state, __ATOMIC_RELAXED) >> 32) + 1;
     __atomic_store_n(&pool.state, job << 32 | OPEN, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&pool.sleeping, __ATOMIC_SEQ_CST)) {
@@ -207,24 +251,31 @@ static void run_parts(int64_t n, int64_t part, int of,
 
 #endif
 
-void parallel_for(int64_t n, int64_t grain,
-                  void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
+static void parallel_sweep(int64_t n, int64_t grain, const Ahead *ahead,
+                           void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
     if (n <= 0) return;
 #ifdef THREADS
-    enum { PARTS = 4 };             // a thread's parts, so that a slow core holds nobody up
+    enum { PARTS = 4 };             // of a range, so that a slow core holds nobody up
     const int64_t most = n / (grain > 0 ? grain : 1);
     const int of = most < threads_get() ? (int)most : threads_get();
     // The pool serves one caller at a time: a call from inside a part runs where it is.
     if (of > 1 && !__atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
-        const int64_t parts = most < of * PARTS ? most : of * PARTS;
-        run_parts(n, (n + parts - 1) / parts, of, fn, ctx);
+        const int64_t share = (n + of - 1) / of, parts = most / of < PARTS ? most / of : PARTS;
+        run_parts(n, share, (share + parts - 1) / parts, of, ahead, fn, ctx);
         __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
+        fetch_ahead(ahead, 0, NULL);
         return;
     }
 #else
     (void)grain;
 #endif
     fn(ctx, 0, n, 0);
+    fetch_ahead(ahead, 0, NULL);
+}
+
+void parallel_for(int64_t n, int64_t grain,
+                  void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
+    parallel_sweep(n, grain, NULL, fn, ctx);
 }
 
 // Weights times tokens below this many bytes are not worth a second thread.
@@ -233,8 +284,8 @@ static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
 
 // ---- activations --------------------------------------------------------------------------------
 
-// A block of 32 activations: 64 bytes, two floats, two integers.
-enum { ACT_BLOCK = 80 };
+// A block of 32 activations: 64 bytes, two floats, two integers; of a single token 64 bytes, 12 numbers.
+enum { ACT_BLOCK = 80, ROW_BLOCK = 112 };
 
 int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
     *s = (Scratch){0};
@@ -245,6 +296,7 @@ int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
         (uint64_t)max_tokens > SIZE_MAX / 2 / ACT_BLOCK)
         return fail(e, "activation scratch: %lld tokens of %lld columns do not fit in memory",
                     (long long)max_tokens, (long long)max_cols);
+    if (size < (blocks + ROW_BLOCKS) * ROW_BLOCK) size = (blocks + ROW_BLOCKS) * ROW_BLOCK;
     s->q = alloc(size, 1, "activation scratch", e);
     if (!s->q) return -1;
     s->size = size;
@@ -267,6 +319,17 @@ static Act act_of(const Scratch *s, int64_t n, int64_t cols) {
     return a;
 }
 
+static RowAct row_act_of(const Scratch *s, int64_t cols) {
+    const int64_t all = (cols / 32 + ROW_BLOCKS - 1) / ROW_BLOCKS * ROW_BLOCKS * 32;
+    RowAct a;
+    a.q = s->q;
+    a.l = a.q + all;
+    a.bias = (int32_t *)(void *)(a.l + all);
+    a.d = (float *)(void *)(a.bias + all / 8);
+    a.s = a.d + all / 8;
+    return a;
+}
+
 typedef struct { const float *x; int64_t cols; Act act; } QuantiseJob;
 
 static void quantise_part(void *ctx, int64_t begin, int64_t end, int thread) {
@@ -285,7 +348,15 @@ static int64_t stride_of(const Mat *w) {
     return (int64_t)bytes;
 }
 
-typedef struct { const float *x; int64_t n; const Linear *out; int n_out; Act act; } MatmulJob;
+typedef struct {
+    const float *x;
+    int64_t n;
+    const Linear *out;
+    int n_out;
+    bool alone;              // what is quantised stands in row, else in act
+    Act act;
+    RowAct row;
+} MatmulJob;
 
 // The matrices stand one behind the other as one run of bytes; a thread takes the rows that begin
 // in its part, in whole groups of 16 so that no group is split.
@@ -301,13 +372,43 @@ static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
         const Mat *w = j->out[i].w;
         const int64_t stride = stride_of(w) + 1;    // + 1: no division by 0 for no columns
         const int64_t r0 = rows_before(w, stride, begin), r1 = rows_before(w, stride, end);
-        if (r0 < r1 && integer_type(w->type))
+        if (r0 < r1 && integer_type(w->type) && j->alone)
+            kernels()->quant_row(w, r0, r1, &j->row, j->out[i].y);
+        else if (r0 < r1 && integer_type(w->type))
             kernels()->quant_rows(w, r0, r1, &j->act, j->n, j->out[i].y, w->rows);
         else if (r0 < r1)
             kernels()->dot_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
         begin -= w->rows * stride;
         end -= w->rows * stride;
     }
+}
+
+// Sweeps of one token follow one another as they did for the last token: what came after the sweep that
+// begins with a matrix stands under that matrix. Two models share the table; a wrong guess costs little.
+static struct { const void *after; Ahead next; } known[1024];
+static const void *last_sweep;
+static int in_order;
+
+static size_t place_of(const void *p) {
+    return (size_t)(((uint64_t)(uintptr_t)p >> 5) * UINT64_C(0x9e3779b97f4a7c15) >> 54);
+}
+
+static const Ahead *sweep_order(const Linear *out, int n_out, Ahead *next) {
+    if (__atomic_exchange_n(&in_order, 1, __ATOMIC_ACQUIRE)) return NULL;   // somebody else computes, too
+    Ahead now = {.threads = threads_get()};
+    const void *first = NULL;
+    for (int i = 0, k = 0; i < n_out; i++) {
+        const int64_t bytes = out[i].w->rows * stride_of(out[i].w);
+        if (bytes <= 0 || k == 4) continue;
+        if (!k) first = out[i].w->data;
+        now.run[k].at = out[i].w->data, now.run[k++].bytes = bytes;
+        now.bytes += bytes;
+    }
+    if (last_sweep) known[place_of(last_sweep)].after = last_sweep, known[place_of(last_sweep)].next = now;
+    last_sweep = first;
+    *next = known[place_of(first)].after == first ? known[place_of(first)].next : (Ahead){0};
+    __atomic_store_n(&in_order, 0, __ATOMIC_RELEASE);
+    return next;
 }
 
 enum { MAX_OUT = 16 };
@@ -325,17 +426,23 @@ void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out)
         integers |= integer_type(out[i].w->type) && out[i].w->rows > 0;
     }
     if (bytes == 0) return;
+    const bool alone = n == 1 && !s->uniform;
     if (integers && cols > 0) slice = (int64_t)(s->size / (size_t)(cols / 32 * ACT_BLOCK));
     Linear part[MAX_OUT];
     memcpy(part, out, (size_t)n_out * sizeof *out);
     for (int64_t t = 0; t < n; t += slice) {
-        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, {0}};
-        if (integers) {
+        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, alone, {0}, {0}};
+        if (integers && alone) {
+            j.row = row_act_of(s, cols);
+            kernels()->quantise_row(j.x, cols, &j.row);
+        } else if (integers) {
             j.act = act_of(s, j.n, cols);
             QuantiseJob q = {j.x, cols, j.act};
             parallel_for(j.n, GRAIN / (cols + 1) + 1, quantise_part, &q);
         }
-        parallel_for(bytes, grain_for(j.n), matmul_part, &j);
+        Ahead next;
+        const Ahead *ahead = n == 1 ? sweep_order(out, n_out, &next) : NULL;
+        parallel_sweep(bytes, grain_for(j.n), ahead, matmul_part, &j);
         for (int i = 0; i < n_out; i++)
             if (part[i].y) part[i].y += j.n * part[i].w->rows;
     }

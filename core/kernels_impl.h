@@ -13,6 +13,15 @@ typedef struct {
     float *d, *s;            // (n, cols/32): the scale; the scale times the block's sum
     int32_t *bias4, *bias8;  // (n, cols/32): -8 and -128 times that sum of integers, see quant_step
 } Act;
+// The same numbers of one token, as a row of weights meets them: LANES / 4 blocks together, first the
+// first 16 numbers of each, then the others; whatever there is once for 8 of a block's numbers, 4 from
+// either half, stands in a lane of its own. Zeros behind the last block.
+typedef struct {
+    int8_t *q, *l;           // (cols)
+    int32_t *bias;           // (cols/8): -128 times the sum of 256 q + l of the eight
+    float *d, *s;            // (cols/8): the scale; the scale times that sum
+} RowAct;
+enum { ROW_BLOCKS = 4 };     // at most so many blocks together; arrays of RowAct are whole times so long
 
 typedef struct {
     const char *name;
@@ -23,6 +32,9 @@ typedef struct {
     void (*quant_rows)(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
                        int64_t ldy);
     void (*quantise)(const float *x, int64_t t0, int64_t t1, int64_t cols, const Act *out);
+    // One token: y[r] = W[r] . x.
+    void (*quant_row)(const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y);
+    void (*quantise_row)(const float *x, int64_t cols, const RowAct *out);
     // y[t * ldy + c] += sum_r x[t * ldx + r] W[r][c] for c in c0 .. c1, multiples of the block.
     void (*columns)(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_t ldx, int64_t n,
                     float *y, int64_t ldy);

@@ -25,7 +25,7 @@ enum { LANES = 4, TILE = 2, QTILE = 4, DROWS = 4, DVECS = 2, Q8_FLIP = 0, BYTE_H
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 // for i = 0 .. n, n a constant where the function is inlined, at most MOST. The bound is written as
@@ -58,18 +58,23 @@ INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v
 //   greater(a, b)          a > b ? a : b, so that a NaN in b stays
 //   load_f16, store_f16    LANES half floats, rounded to nearest even; half(p): one
 //   sum4(a, b, c, d, out)  out[0..3] = the sums of the lanes of a, b, c, d, by a fixed tree
+//   sums(a)                of LANES vectors by the same tree: a[r * LANES / 4 + t] goes to lane 4 t + r
 //   dot_u, dot_s           acc + the four products of bytes in each lane: w unsigned (below 128
 //                          on AVX2) or signed, x signed and never -128
 //   widen, widen_u16       signed bytes, or unsigned 16-bit numbers, to integers
 //   row_groups             16 bytes at `off` of each of LANES rows: vector j gets the j-th four
 //                          bytes, one row a lane
 //   halves                 the half float in the low 16 bits of each lane
+//   row_group              the weights of GROUP = LANES / 4 blocks of one quantised row (of the `left` that
+//                          there are: the last again in place of those beyond) as they stand: w[0] the first
+//                          16 of every block, w[1] the others; d, m: its block's numbers in every lane
 
 #if defined(ISA_AVX512) || defined(ISA_AVX2)
 #include <immintrin.h>
 
 INLINE float half(const void *p) { return _cvtsh_ss((unsigned short)load_u16(p)); }
 INLINE __m128i bytes16(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+INLINE __m256i bytes32(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE void sum4_128(__m128 a, __m128 b, __m128 c, __m128 d, float *out) {
     _MM_TRANSPOSE4_PS(a, b, c, d);
     _mm_storeu_ps(out, _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d)));
@@ -120,6 +125,52 @@ INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
     out[2] = (vi)_mm512_unpacklo_epi64(b, d), out[3] = (vi)_mm512_unpackhi_epi64(b, d);
 }
 INLINE vf halves(vi a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)a)); }
+#define QUARTERS(a, b, order) (vf)_mm512_shuffle_f32x4(a, b, order)
+#define WITHIN(a, b, order) (vf)_mm512_shuffle_ps(a, b, order)
+INLINE vf sums(const vf *a) {
+    vf f[8], g[4];
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        f[i] = QUARTERS(a[2 * i], a[2 * i + 1], 0x44) + QUARTERS(a[2 * i], a[2 * i + 1], 0xee);
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        g[i] = QUARTERS(f[2 * i], f[2 * i + 1], 0x88) + QUARTERS(f[2 * i], f[2 * i + 1], 0xdd);
+    vf p = WITHIN(g[0], g[1], 0x44) + WITHIN(g[0], g[1], 0xee);
+    vf q = WITHIN(g[2], g[3], 0x44) + WITHIN(g[2], g[3], 0xee);
+    return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
+}
+INLINE void row_group(int type, const uint8_t *p, int64_t bytes, int64_t left, vi w[2], vf *d, vf *m) {
+    const uint8_t *b[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) b[i] = p + (i < left ? i : left - 1) * bytes;
+    if (type == T_Q8_0) {
+        __m512i x = _mm512_castsi256_si512(bytes32(b[0] + 2)), y = _mm512_castsi256_si512(bytes32(b[2] + 2));
+        x = _mm512_inserti64x4(x, bytes32(b[1] + 2), 1), y = _mm512_inserti64x4(y, bytes32(b[3] + 2), 1);
+        w[0] = (vi)_mm512_shuffle_i32x4(x, y, 0x88) ^ (int32_t)0x80808080;
+        w[1] = (vi)_mm512_shuffle_i32x4(x, y, 0xdd) ^ (int32_t)0x80808080;
+    } else {
+        const int64_t at = type == T_Q4_1 ? 4 : 2;
+        __m512i x = _mm512_castsi128_si512(bytes16(b[0] + at));
+        x = _mm512_inserti32x4(x, bytes16(b[1] + at), 1);
+        x = _mm512_inserti32x4(x, bytes16(b[2] + at), 2);
+        x = _mm512_inserti32x4(x, bytes16(b[3] + at), 3);
+        w[0] = (vi)x & 0x0f0f0f0f, w[1] = ((vi)x >> 4) & 0x0f0f0f0f;
+    }
+    const __m512i each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
+    if (type == T_Q4_1) {                            // d, m of each block
+        __m128i h = _mm_setr_epi32(load_i32(b[0]), load_i32(b[1]), load_i32(b[2]), load_i32(b[3]));
+        const __m512 both = _mm512_castps256_ps512(_mm256_cvtph_ps(h));
+        *d = _mm512_permutexvar_ps(_mm512_slli_epi32(each, 1), both);
+        *m = _mm512_permutexvar_ps(_mm512_add_epi32(_mm512_slli_epi32(each, 1), _mm512_set1_epi32(1)), both);
+        return;
+    }
+    __m128i h = _mm_cvtsi32_si128((int)load_u16(b[0]));
+    h = _mm_insert_epi16(h, (int)load_u16(b[1]), 1);
+    h = _mm_insert_epi16(h, (int)load_u16(b[2]), 2);
+    h = _mm_insert_epi16(h, (int)load_u16(b[3]), 3);
+    *d = _mm512_permutexvar_ps(each, _mm512_castps128_ps512(_mm_cvtph_ps(h)));
+    *m = set1(0);
+}
 
 #elif defined(ISA_AVX2)
 
@@ -166,6 +217,32 @@ INLINE vf halves(vi a) {
     __m256i low = (__m256i)(a & 0xffff);
     low = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
     return _mm256_cvtph_ps(_mm256_castsi256_si128(low));
+}
+#define HALVES(a, b, order) (vf)_mm256_permute2f128_ps(a, b, order)
+#define WITHIN(a, b, order) (vf)_mm256_shuffle_ps(a, b, order)
+INLINE vf sums(const vf *a) {
+    vf f[4];
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        f[i] = HALVES(a[2 * i], a[2 * i + 1], 0x20) + HALVES(a[2 * i], a[2 * i + 1], 0x31);
+    vf p = WITHIN(f[0], f[1], 0x44) + WITHIN(f[0], f[1], 0xee);
+    vf q = WITHIN(f[2], f[3], 0x44) + WITHIN(f[2], f[3], 0xee);
+    return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
+}
+INLINE vf two_halves(const uint8_t *a, const uint8_t *b) {
+    return _mm256_set_m128(_mm_set1_ps(half(b)), _mm_set1_ps(half(a)));
+}
+INLINE void row_group(int type, const uint8_t *p, int64_t bytes, int64_t left, vi w[2], vf *d, vf *m) {
+    const uint8_t *b = p + (left > 1 ? bytes : 0);
+    if (type == T_Q8_0) {
+        __m256i x = bytes32(p + 2), y = bytes32(b + 2);
+        w[0] = (vi)_mm256_permute2x128_si256(x, y, 0x20), w[1] = (vi)_mm256_permute2x128_si256(x, y, 0x31);
+    } else {
+        const int64_t at = type == T_Q4_1 ? 4 : 2;
+        __m256i x = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes16(p + at)), bytes16(b + at), 1);
+        w[0] = (vi)x & 0x0f0f0f0f, w[1] = ((vi)x >> 4) & 0x0f0f0f0f;
+    }
+    *d = two_halves(p, b), *m = type == T_Q4_1 ? two_halves(p + 2, b + 2) : set1(0);
 }
 
 #else   // four lanes: NEON and plain C
@@ -259,6 +336,21 @@ INLINE vf halves(vi a) {
 #endif
 
 INLINE vi dot_u(vi acc, vi w, vi x) { return dot_s(acc, w, x); }   // w is below 128
+INLINE vf sums(const vf *a) {
+    float out[4];
+    sum4(a[0], a[1], a[2], a[3], out);
+    return load(out);
+}
+INLINE void row_group(int type, const uint8_t *p, int64_t bytes, int64_t left, vi w[2], vf *d, vf *m) {
+    (void)bytes, (void)left;
+    if (type == T_Q8_0) {
+        memcpy(&w[0], p + 2, 16), memcpy(&w[1], p + 18, 16);
+    } else {
+        memcpy(&w[0], p + (type == T_Q4_1 ? 4 : 2), 16);
+        w[1] = (w[0] >> 4) & 0x0f0f0f0f, w[0] &= 0x0f0f0f0f;
+    }
+    *d = set1(half(p)), *m = type == T_Q4_1 ? set1(half(p + 2)) : set1(0);
+}
 
 #endif
 

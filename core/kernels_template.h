@@ -2,11 +2,12 @@
 // includes it becomes one variant. One thread's work only; memory comes from the caller or the
 // stack (at most 64 kB).
 //
-// The order of every sum is fixed by the shape of one output alone, never by how many rows or
-// tokens are computed together:
+// The order of every sum is fixed by the shape of one output, never by how many rows are computed
+// together; nor by how many tokens, but that quantised rows sum for one in another order than for many:
 //   dot_rows    CHUNK columns at a time: lane l sums columns l, l + LANES, ... in order; the lanes
 //               are added by sum4's tree; chunks are added in order.
 //   quant_rows  blocks in order; the integer sum of a block is exact (kernels_quant.h).
+//   quant_row   a lane sums eight columns of every LANES / 4 blocks, in order; then sum4's tree.
 //   columns     rows in order.   dgemm: k in order, in steps of DEPTH.
 
 #include "kernels_simd.h"
@@ -14,7 +15,8 @@
 enum {
     CHUNK = 1024,         // columns of dot_rows
     PANEL = 8,            // rows unpacked at a time: PANEL * CHUNK floats are 32 kB
-    TOKENS = 120,         // tokens that share a sweep over the weights: their chunks stay in L2
+    AHEAD = 8192,         // bytes: so long before its use what one token needs is fetched
+    TOKENS = 128,         // tokens that share a sweep over the weights: their chunks stay in L2
     QBLOCKS = 32,         // blocks of a panel of quantised rows, 20 kB with 16 lanes
 };
 
@@ -82,41 +84,65 @@ static void unpack(int type, const uint8_t *row, int64_t c, float *dst, int64_t 
 
 // ---- rows against f32 activations ---------------------------------------------------------------
 
-// out[t][r] = sum of w[r] x[t] over n columns, for 4 rows and `tokens` tokens at once: 4 tokens
-// products for 4 + tokens loads. type and tokens are constants wherever this is used.
-// Few tokens wait for memory: while they work on four rows they fetch the four at `ahead` bytes.
+// out[t][r] = sum of w[r] x[t] over n columns, for 4 rows and `tokens` tokens. Many tokens: all at once,
+// 4 tokens products for 4 + tokens loads. One token waits for memory, which is quickest when rows are
+// read one behind the other as they stand. type and tokens are constants wherever this is used.
 INLINE void dot_tile(int type, int tokens, const uint8_t *const w[4], const float *const *x,
-                     int64_t n, int64_t ahead, float (*out)[4]) {
-    const int64_t size = type == T_F32 ? 4 : 2;
+                     int64_t n, float (*out)[4]) {
     vf acc[4][TILE] = {0}, xv[TILE];
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
+    const int64_t whole = n / LANES * LANES, size = type == T_F32 ? 4 : 2;
+    if (tokens == 1) {
+        UNROLL
+        for (int r = 0; r < 4; r++) {
+            for (int64_t i = 0; i < whole; i += LANES) {
+                __builtin_prefetch(w[r] + i * size + AHEAD, 0, 2);
+                acc[r][0] = mul_add(load_as(type, w[r], i), load(x[0] + i), acc[r][0]);
+            }
+            if (whole < n)
+                acc[r][0] = mul_add(load_first_as(type, w[r], whole, n - whole),
+                                    load_first(x[0] + whole, n - whole), acc[r][0]);
+        }
+        sum4(acc[0][0], acc[1][0], acc[2][0], acc[3][0], out[0]);
+        return;
+    }
+    for (int64_t i = 0; i < whole; i += LANES) {
         EACH(t, tokens, TILE) xv[t] = load(x[t] + i);
         UNROLL
         for (int r = 0; r < 4; r++) {
             vf wv = load_as(type, w[r], i);
-            if (tokens <= 2) __builtin_prefetch(w[r] + i * size + ahead, 0, 2);
             EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
         }
     }
-    if (i < n) {
-        EACH(t, tokens, TILE) xv[t] = load_first(x[t] + i, n - i);
+    if (whole < n) {
+        EACH(t, tokens, TILE) xv[t] = load_first(x[t] + whole, n - whole);
         UNROLL
         for (int r = 0; r < 4; r++) {
-            vf wv = load_first_as(type, w[r], i, n - i);
+            vf wv = load_first_as(type, w[r], whole, n - whole);
             EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
         }
     }
-    EACH(t, tokens, TILE) sum4(acc[0][t], acc[1][t], acc[2][t], acc[3][t], out[t]);
+    enum { TOGETHER = LANES / 4 };               // tokens whose sums one vector holds
+    EACH(g, (tokens + TOGETHER - 1) / TOGETHER, TILE) {
+        vf a[LANES], to;
+        UNROLL
+        for (int i = 0; i < LANES; i++) {
+            const int t = g * TOGETHER + i % TOGETHER;
+            a[i] = acc[i / TOGETHER][t < tokens ? t : tokens - 1];
+        }
+        to = sums(a);
+        UNROLL
+        for (int t = 0; t < TOGETHER; t++)
+            if (g * TOGETHER + t < tokens) memcpy(out[g * TOGETHER + t], (float *)&to + 4 * t, 16);
+    }
 }
 
 // Each combination is a function of its own: left to a switch, compilers merge the calls first and
 // then no longer see the constants.
-typedef void DotTile(const uint8_t *const w[4], const float *const *x, int64_t n, int64_t ahead,
-                     float (*out)[4]);
+typedef void DotTile(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]);
 #define DOT_TILE(name, type, tokens) \
-    static void name(const uint8_t *const w[4], const float *const *x, int64_t n, int64_t ahead, \
-                     float (*out)[4]) { dot_tile(type, tokens, w, x, n, ahead, out); }
+    static void name(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]) { \
+        dot_tile(type, tokens, w, x, n, out); \
+    }
 DOT_TILE(dot_f32_1, T_F32, 1)
 DOT_TILE(dot_f32_2, T_F32, 2)
 DOT_TILE(dot_f32_all, T_F32, TILE)
@@ -140,13 +166,15 @@ static void dot_block(int type, const uint8_t *base, size_t stride, int64_t rows
                       int64_t ldx, int64_t tokens, int64_t c, int64_t n, float *y, int64_t ldy) {
     const uint8_t *w[4];
     const float *xs[TILE];
-    float out[TILE][4];
+    float out[TILE][4] __attribute__((aligned(64)));
     for (int r = 0; r < 4; r++) w[r] = base + (size_t)(r < rows ? r : rows - 1) * stride;
     for (int t = 0; t < TILE; t++) xs[t] = x + (t < tokens ? t : tokens - 1) * ldx + c;
-    dot_kernel(type, tokens)(w, xs, n, 4 * (int64_t)stride, out);
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t r = 0; r < rows && r < 4; r++)
+    dot_kernel(type, tokens)(w, xs, n, out);
+    for (int64_t t = 0; t < tokens; t++) {
+        if (rows >= 4 && c == 0) memcpy(y + t * ldy, out[t], sizeof out[t]);
+        else for (int64_t r = 0; r < rows && r < 4; r++)
             y[t * ldy + r] = c == 0 ? out[t][r] : y[t * ldy + r] + out[t][r];
+    }
 }
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -656,6 +684,7 @@ static int64_t madds_int8(int64_t turns, int32_t *sink) {
 
 #define VARIANT(label) { \
     .name = label, .dot_rows = dot_rows, .quant_rows = quant_rows, .quantise = quantise, \
+    .quant_row = quant_row, .quantise_row = quantise_row, \
     .columns = columns, .dgemm_rows = dgemm_rows, .dgemm_pack = MC * DEPTH + DEPTH * NR, \
     .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
     .swiglu = swiglu_, .activate = activate_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of, \

@@ -317,7 +317,7 @@ static double same_rank(Board *b, int64_t rank, int o_times, bool keep_v) {
 }
 
 // Without a common measure of loss: the largest rank that all parts can have within the budget. O gets
-// twice the rank of the others: its input has the flattest spectrum (doc/MATH.md, 7).
+// twice the rank of the others: the same for all costs much (doc/MATH.md, 8).
 enum { O_TIMES = 2 };
 static int same_rank_for(const Compression *c, Board *b, double budget, Err *e) {
     const bool open = !c->o->scheme;

@@ -453,7 +453,7 @@ Gradient *gradient_new(const Model *m, int64_t window, Err *e) {
     g->rows = LOGITS / c->vocab < window ? LOGITS / c->vocab : window;
     if (g->rows > 24) g->rows -= g->rows % 24;                             // whole tiles of kernels
     if (g->rows < 1) g->rows = 1;
-    SessionConfig sc = {window, window, T_F32, CACHE_DENSE};
+    SessionConfig sc = {window, window, T_F32, CACHE_DENSE, false};
     if (session_init(&g->s, m, sc, e)) {
         free(g);
         return NULL;

@@ -36,7 +36,7 @@ int weighted_loss_of(const double *w, int64_t m, int64_t n, const double *c, Met
 // B A = (B L) [I X] P, an identity block that need not be stored: by QR with column pivoting of A
 // (r, n) picks r of its columns, pivot (r), ascending; x (r, n - r) stands for the others, in their
 // order; b (m, r) is multiplied by L. r (m + n - r) numbers instead of r (m + n). A rank-deficient
-// A is allowed. |X| is bounded in practice (below 2), which makes it quantise well.
+// A is allowed. |X| <= 1.5 in practice, which makes it quantise well.
 int pivot_factors(double *b, int64_t m, const double *a, int64_t r, int64_t n, int32_t *pivot,
                   double *x, Err *e);
 

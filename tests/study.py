@@ -2,23 +2,27 @@
 """The source's experiment (TensorLLM, arXiv 2501.15674, section 5) on a model of yours: one layer edited, its layer and
 ranks tuned for each data set on the validation part, then judged on the test part. Prints Markdown tables.
 
-usage: study.py MODEL.gguf WORK [--data FOLDER] [--prefix COMMAND]
+usage: study.py MODEL.gguf WORK [--data FOLDER] [--layers L,L,…] [--prefix COMMAND]
 
 FOLDER holds hotpotqa.jsonl, fever.jsonl, bios.jsonl and wikidata.jsonl as tests/make_tasks.py reads them. WORK keeps the
 items and what came of every setting: a run that was broken off goes on where it was. Needs ./run and export/export (make)
-and Python 3 alone. COMMAND is put before every program that computes (nice, taskset, ...).
+and Python 3 alone. COMMAND is put before every program that computes (nice, taskset, ...). The layers tried are every
+third of 30 unless --layers says otherwise; LASER and TRAWL are tried on every other one of these, the projections
+apart on every other one of those.
 """
 import argparse, hashlib, json, math, os, subprocess, sys
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TASKS = ["hotpotqa", "fever", "bios", "wikidata"]
-LAYERS = [0, 8, 16, 24, 29]
-LATE = [16, 24, 29]
+APART = {"Q": "q", "K": "k", "V": "v", "O": "o", "each for itself": "q+k+v+o"}
 
 a = argparse.ArgumentParser(usage=__doc__)
 a.add_argument("model"), a.add_argument("work")
 a.add_argument("--data", default=os.path.join(HERE, "../shared/data/tasks")), a.add_argument("--prefix", default="")
+a.add_argument("--layers", default="0,3,6,9,12,15,18,21,24,27,29")
 a = a.parse_args()
+LAYERS = [int(l) for l in a.layers.split(",")]
+FEWER = LAYERS[len(LAYERS) - 1 & 1::2]                   # every other one, the last among them
 os.makedirs(a.work, exist_ok=True)
 
 
@@ -103,14 +107,14 @@ def score(o):
     return sum(x["right"] for x in o), -sum(x["loss"] for x in o)      # accuracy, then the lower loss
 
 
-def validate(name, settings):
-    """The best of some settings for each task on the validation part; prints the best of all and the whole grid."""
+def validate(name, settings, only=TASKS):
+    """The best of some settings for each task on the validation part, and what came of all of them."""
     made = {}
     for s in settings:
-        made[s] = outcomes(s, "validation")
+        made[s] = outcomes(s, "validation", only)
         said = (f"{t} {rates(o)[0]:.2f} ({mean([x['loss'] for x in o])[0]:.3f})" for t, o in made[s].items())
         print(f"  {name}: {s}: " + "  ".join(said), file=sys.stderr, flush=True)
-    return {t: max(settings, key=lambda s: score(made[s][t])) for t in TASKS}, made
+    return {t: max(settings, key=lambda s: score(made[s][t])) for t in only}, made
 
 
 def cell(o, base):
@@ -134,22 +138,27 @@ def grid(made, rows, columns, name):
 # ---- validation ----------------------------------------------------------------------------------
 
 base = outcomes(None, "validation")
-keeps, ffn = ["0.5", "0.1"], ["gate 0.1", "down 0.1"]
+keeps, ffn = ["0.5", "0.1", "0.02"], ["gate 0.1", "gate 0.01", "down 0.1", "down 0.01"]
 of_ffn = lambda layer, c: laser(layer, *c.split())
 best, made = {}, {}
 best["Tucker"], made["Tucker"] = validate("Tucker", [tucker(l, k) for l in LAYERS for k in keeps])
-best["LASER"], made["LASER"] = validate("LASER", [of_ffn(l, c) for l in LATE for c in ffn])
-best["TRAWL"], made["TRAWL"] = validate("TRAWL", ["--trawl ffn:24:cp:0.5", "--trawl ffn:29:cp:0.5",
-                                                 "--trawl attn:29:tucker:0.5"])
+best["LASER"], made["LASER"] = validate("LASER", [of_ffn(l, c) for l in FEWER for c in ffn])
+of_trawl = lambda layer, c: "--trawl {1}:{0}:{2}:{3}".format(layer, *c.split())
+trawl = ["ffn cp 0.5", "attn tucker 0.5"]
+best["TRAWL"], made["TRAWL"] = validate("TRAWL", [of_trawl(l, c) for l in FEWER for c in trawl])
 pairs = sorted({hybrid(best["Tucker"][t], best["LASER"][t]) for t in TASKS})
 best["hybrid"], made["hybrid"] = validate("hybrid", pairs)
+for name, scheme in APART.items():
+    best[name], _ = validate(name, [tucker(l, k, scheme) for l in FEWER[1::2] for k in keeps[:2]], ["wikidata"])
 
 print("## Tuning: one layer edited\n\nOriginal, validation: "
       + ", ".join(f"{t} {rates(base[t])[0]:.2f}" for t in TASKS))
 print("\n### Tucker of attention, by layer and share kept")
 grid(made["Tucker"], LAYERS, keeps, tucker)
 print("\n### LASER of the feed-forward, by layer, matrix and rank")
-grid(made["LASER"], LATE, ffn, of_ffn)
+grid(made["LASER"], FEWER, ffn, of_ffn)
+print("\n### TRAWL, by layer, matrices, form and rank")
+grid(made["TRAWL"], FEWER, trawl, of_trawl)
 
 # ---- test ----------------------------------------------------------------------------------------
 
@@ -189,11 +198,10 @@ for method in ("Tucker", "LASER", "hybrid", "TRAWL"):
 
 # ---- the ablation ---------------------------------------------------------------------------------
 
-print("\n## Q, K, V, O apart and together: Wikidata, test\n\n| | accuracy, % | loss |\n|---|---|---|")
-flags = best["Tucker"]["wikidata"].split()
-layer, keep = flags[flags.index("--layers") + 1], flags[flags.index("--keep") + 1]
-print(f"| original | {cell(test['wikidata'], None)} | {loss(test['wikidata'])} |")
-for name, scheme in (("Q", "q"), ("K", "k"), ("V", "v"), ("O", "o"), ("each for itself", "q+k+v+o"),
-                     ("all together", "qkvo")):
-    o = outcomes(tucker(layer, keep, scheme), "test", ["wikidata"])["wikidata"]
-    print(f"| {name} | {cell(o, test['wikidata'])} | {loss(o)} |")
+print("\n## Q, K, V, O apart and together: Wikidata, test, each with its own best layer and share\n")
+print("| | setting | accuracy, % | loss |\n|---|---|---|---|")
+print(f"| original | | {cell(test['wikidata'], None)} | {loss(test['wikidata'])} |")
+for name in list(APART) + ["Tucker"]:
+    o = outcomes(best[name]["wikidata"], "test", ["wikidata"])["wikidata"]
+    print(f"| {'all together' if name == 'Tucker' else name} | `{best[name]['wikidata']}` | {cell(o, test['wikidata'])} "
+          f"| {loss(o)} |")

@@ -228,6 +228,7 @@ static int matmul_bits(void) {
     Scratch s, small;
     CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
     CHECK(scratch_init(&small, 4, COLS, &e) == 0, "%s", e.msg);
+    s.uniform = small.uniform = true;
     int result = PASS;
     const int before = threads_get();
     for (int i = 0; i < COUNT(all_types); i++) {

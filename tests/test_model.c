@@ -475,7 +475,7 @@ static int costs_count(void) {
     Cost c = attention_cost(a);
     double params = (double)group_params(&a->shape, 15, 20, 7, 4);
     CHECK(c.bytes == 4 * params, "%g bytes, %g parameters", c.bytes, params);
-    CHECK(c.madds == 2 * 48 * 20 + 4 * 4 * 20 * 7 + 4 * 4 * 12 * 7, "%g", c.madds);
+    CHECK(c.madds == 2 * 48 * 20 + 4 * 4 * 20 * 7 + 2 * 4 * 12 * 7, "%g", c.madds);   // U_head: Q and K
     Cache forms[] = {attention_cache(a, T_F32, 1, CACHE_DENSE), attention_cache(a, T_F32, 1, CACHE_LATENT)};
     Cost dense = attention_cache_cost(a, &forms[0]), latent = attention_cache_cost(a, &forms[1]);
     CHECK(dense.bytes == 4 * (48 + 4 * 7), "%g", dense.bytes);     // U_head cancels: V is 7 wide

@@ -216,7 +216,8 @@ static int run_tool(const Loaded *l, int n, const char *items, int64_t limit, ch
 static double naive_loss(const Model *m, const int *ids, int64_t n, int64_t from) {
     Session s = {0};
     double sum = 0;
-    if (session_init(&s, m, (SessionConfig){.context = n, .batch = 1, .kv_type = T_F32}, &err)) return NAN;
+    const SessionConfig c = {.context = n, .batch = 1, .kv_type = T_F32, .uniform = true};
+    if (session_init(&s, m, c, &err)) return NAN;
     for (int64_t i = 0; i + 1 < n; i++) {
         if (forward(&s, ids + i, 1, &err)) sum = NAN;
         if (i + 1 >= from) sum += token_loss(logits(&s, 0, 1), m->config.vocab, ids[i + 1]);

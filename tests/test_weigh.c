@@ -397,7 +397,7 @@ static int check_pivot(const char *name, const double *b, int64_t m, const doubl
     CHECK(difference(got, want, m * n) <= tolerance * max_abs(want, m * n),
           "%s (%d, %d, %d): off by %g of %g", name, (int)m, (int)r, (int)n,
           difference(got, want, m * n), max_abs(want, m * n));
-    CHECK(max_abs(x, r * (n - r)) <= 2, "%s (%d, %d, %d): |X| %g", name, (int)m, (int)r, (int)n,
+    CHECK(max_abs(x, r * (n - r)) <= 1.5 * (1 + 1e-9), "%s (%d, %d, %d): |X| %g", name, (int)m, (int)r, (int)n,
           max_abs(x, r * (n - r)));
     free(bl), free(x), free(ax), free(pivot), free(want), free(got);
     return PASS;
@@ -497,7 +497,7 @@ static const Test tests[] = {
     {"identity weights: truncated SVD", truncated_svd},
     {"ranks beyond that of C", unseen_directions},
     {"bad input is refused", refusals},
-    {"pivoted factors multiply back, |X| <= 2", pivots},
+    {"pivoted factors multiply back, |X| <= 1.5", pivots},
     {"pivoted factors of deficient rank", pivots_of_deficient_rank},
     {"pivoted factors of real matrices", real_matrices},
 };

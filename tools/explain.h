@@ -26,9 +26,8 @@ typedef struct {
     bool again;                    // it reads what an earlier step has read
 } Step;
 enum { MAX_STEPS = 32 };
-// The steps of decoding one token on cache c; how many. What the engine does: where U_head cancels, and
-// where M of K or V is applied to latents for every query head, this is not attention_cost, which counts
-// each factor once for every head of its projection.
+// The steps of decoding one token on cache c; how many. On a dense cache they are attention_cost, but for
+// the bytes of an U_head that nothing uses; from latents M of K or V is applied for every query head.
 int path_steps(const Model *m, int64_t layer, const Cache *c, Step step[MAX_STEPS]);
 Cost path_sum(const Step *step, int n, bool position, bool dense);
 void print_path(Page *p, const Model *m, int64_t layer, const Session *s, int64_t context);

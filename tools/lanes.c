@@ -134,6 +134,7 @@ static int go_on(const Lanes *r, Lane *w, Err *e) {
 // For up to n items at once, as many as fit into a batch and into CACHES.
 static int make_lanes(Lanes *r, SessionConfig c, int64_t n, Err *e) {
     Session *host = &r->lane[0].s;
+    c.uniform = true;                       // an item's outcome does not depend on those beside it
     if (session_init(host, r->l->model, c, e)) return -1;
     double most = CACHES / (double)(host->cache_bytes + 1);
     if (n > LANES) n = LANES;

@@ -338,9 +338,8 @@ static void print_steps(Page *p, const Model *m, int64_t layer, const Cache *c, 
         if (*step[i].note) page_say(p, PLAIN, "%s", step[i].note);
     const Cost planned = attention_cost(a);
     if (planned.madds != once.madds || planned.bytes != once.bytes) {
-        page_say(p, FAINT, "attention_cost says %.0f madds, %.0f bytes once: it takes U_head for",
-                 planned.madds, planned.bytes);
-        page_say(p, FAINT, "every head, needed or not, and cores once for every head of their projection.");
+        page_say(p, FAINT, "(attention_cost: %.0f madds, %.0f bytes, %s)", planned.madds, planned.bytes,
+                 c->latent || c->z_width ? "for a dense cache" : "with U_head, which is not used");
     }
 }
 
