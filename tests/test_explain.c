@@ -42,6 +42,10 @@ static bool has_head(const Attention *a) {
 }
 static bool same(Cost a, Cost b) { return a.bytes == b.bytes && a.madds == b.madds; }
 
+static SessionConfig f32_dense(int64_t context, int64_t batch) {
+    return (SessionConfig){.context = context, .batch = batch, .kv_type = T_F32, .form = CACHE_DENSE, .uniform = true};
+}
+
 // ---- counting ------------------------------------------------------------------------------------
 
 // A position costs what attention_cache_cost says, in every cache. On a dense one, what is done once is
@@ -151,7 +155,7 @@ static double beside_naive(const Trace *t, const Model *m, const int *ids, int64
                  .k = calloc((size_t)(n * c->n_kv * c->hd), sizeof(float))};
     double *row = calloc((size_t)n, sizeof *row), worst = -1;
     Session s = {0};
-    if (session_init(&s, m, (SessionConfig){n, 7, T_F32, CACHE_DENSE}, e)) goto done;
+    if (session_init(&s, m, f32_dense(n, 7), e)) goto done;
     s.observer = keep, s.observer_ctx = &w;
     if (c->encoder ? encode(&s, ids, n, e) : prefill(&s, ids, n, e)) goto done;
     worst = 0;
@@ -278,7 +282,7 @@ static int likeliest(void) {
         for (int i = 0; i < 4; i++) ids[i] = 7;
         const bool encoder = m.m.config.encoder;
         const int64_t at = encoder ? 4 : 11, vocab = rigs[r].vocab;
-        float *all = rig_logits(&m.m, (SessionConfig){12, 12, T_F32, CACHE_DENSE}, ids, 12, &e);
+        float *all = rig_logits(&m.m, f32_dense(12, 12), ids, 12, &e);
         CHECK(all, "%s", e.msg);
         Trace t;
         CHECK(trace_run(&t, &m.m, ids, 12, 0, 3, (int)vocab - 6, &e) == 0, "%s", e.msg);
@@ -330,7 +334,8 @@ static char *end_paper(void) {
 // What --explain prints; NULL with a message in e.
 static char *explained(const Loaded *l, int64_t layer, const char *text, int64_t context, CacheForm form, Err *e) {
     begin_paper();
-    const int status = tool_explain(l, layer, text, (SessionConfig){context, 0, T_F16, form}, e);
+    const SessionConfig c = {.context = context, .kv_type = T_F16, .form = form};
+    const int status = tool_explain(l, layer, text, c, e);
     char *printed = end_paper();
     if (!status) return printed;
     if (printed && *printed) fail(e, "it printed something and failed");

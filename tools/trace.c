@@ -126,7 +126,9 @@ int trace_run(Trace *t, const Model *m, const int *ids, int64_t n, int64_t layer
     while (c->encoder && at < n && ids[at] != mask) at++;
     *t = (Trace){.n = n, .focus = c->encoder && at < n ? at : n - 1};
     columns(t);
-    if (session_init(&s, m, (SessionConfig){n, n < 64 ? n : 64, T_F32, CACHE_DENSE}, e)) return -1;
+    const SessionConfig dense = {.context = n, .batch = n < 64 ? n : 64, .kv_type = T_F32,
+                                 .form = CACHE_DENSE, .uniform = true};
+    if (session_init(&s, m, dense, e)) return -1;
     const Group *g = a->group_of[P_K] < 0 ? NULL : &a->groups[a->group_of[P_K]];
     w.units = s.cache[layer];
     // q is as wide as k where neither needs U_head; else U_head has made it hd wide.
