@@ -22,6 +22,7 @@ static const char usage[] =
 "       --kv f32|f16|q8   type of the cache (f16)\n"
 "       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
+"       --explain [--layer L] [-p TEXT]    a layer's factors to scale, their costs, what heads see\n"
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
 "       --eval FILE.jsonl [--limit K] [--eval-out OUT.jsonl] [--eval-against MODEL]\n"
 "                         benchmark items: accuracy and loss; of two models, a paired test\n"
@@ -31,8 +32,8 @@ static const char usage[] =
 "       --tokenize FILE   ids of a text on one line; --detokenize FILE: back (FILE \"-\": stdin)\n"
 "       --version  -h     about the program; this page\n";
 
-typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_PERPLEXITY, DO_EVAL, DO_FILL_MASK, DO_EMBED, DO_EMBED_FILE,
-               DO_BENCH, DO_TOKENIZE, DO_DETOKENIZE } Action;
+typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_EXPLAIN, DO_PERPLEXITY, DO_EVAL, DO_FILL_MASK, DO_EMBED,
+               DO_EMBED_FILE, DO_BENCH, DO_TOKENIZE, DO_DETOKENIZE } Action;
 
 typedef struct {
     const char *model, *prompt, *prompt_file, *system, *tool_file;     // tool_file: or its text
@@ -40,6 +41,7 @@ typedef struct {
     Action action;
     bool no_echo, ids;
     int64_t n, context, windows, top, limit, batch, threads;   // n, context: 0 when not given
+    int64_t layer;                                             // -1: not given
     Pooling pool;
     SamplerConfig sampler;
     int kv_type;
@@ -95,7 +97,7 @@ static Options read_options(int argc, char **argv) {
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
     static const char *const forms[] = {"auto", "dense", "latent"}, *const pools[] = {"mean", "first"};
-    Options o = {.kv_type = T_F16, .batch = 128, .top = 5, .bench = {.fill_seconds = 60},
+    Options o = {.kv_type = T_F16, .batch = 128, .top = 5, .layer = -1, .bench = {.fill_seconds = 60},
                  .sampler = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
                              .repeat_penalty = 1, .repeat_last = 64, .seed = 1}};
     for (int i = 1; i < argc; i++) {
@@ -114,6 +116,7 @@ static Options read_options(int argc, char **argv) {
         }
         if (IS("-i")) { o.action = DO_CHAT; continue; }
         if (IS("--info")) { o.action = DO_INFO; continue; }
+        if (IS("--explain")) { o.action = DO_EXPLAIN; continue; }
         if (IS("--bench")) { o.action = DO_BENCH; continue; }
         if (IS("--json")) { o.bench.json = true; continue; }
         if (IS("--no-echo")) { o.no_echo = true; continue; }
@@ -128,7 +131,7 @@ static Options read_options(int argc, char **argv) {
             "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
             "--perplexity", "--eval", "--eval-out", "--eval-against", "--limit", "--tokenize",
             "--detokenize", "--fill-mask", "--top", "--embed", "--embed-file", "--pool", "--repeat",
-            "--bench-depths"};
+            "--bench-depths", "--layer"};
         bool known = false;
         for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
         if (!known || !v) {
@@ -155,6 +158,7 @@ static Options read_options(int argc, char **argv) {
         else if (IS("--windows")) o.windows = whole(a, v, 1, INT32_MAX);
         else if (IS("--kv")) o.kv_type = kv_types[choice(a, v, kv_names, 4)];
         else if (IS("--cache")) o.form = (CacheForm)choice(a, v, forms, 3);
+        else if (IS("--layer")) o.layer = whole(a, v, 0, INT32_MAX);
         else if (IS("--repeat")) o.bench.repeat = whole(a, v, 1, BENCH_REPEATS);
         else if (IS("--bench-depths")) o.bench.depths = v;
         else if (IS("--perplexity")) tool(&o, DO_PERPLEXITY, v);
@@ -173,6 +177,8 @@ static Options read_options(int argc, char **argv) {
     }
     if (!o.model) die("no model file given; for instance: ./run models/stories.tbin -p \"Once upon a time\"");
     if (o.prompt && o.prompt_file) die("-p and -f are two prompts: give one");
+    if (o.action != DO_EXPLAIN && o.layer >= 0) die("--layer belongs to --explain");
+    if (o.action == DO_EXPLAIN && o.prompt_file) die("--explain takes its text from -p");
     if (o.action != DO_BENCH && (o.bench.json || o.bench.repeat || o.bench.depths))
         die("--json, --repeat and --bench-depths belong to --bench");
     if (!o.bench.repeat) o.bench.repeat = 5;
@@ -461,6 +467,9 @@ static int act(const Options *o, const Loaded *l, Err *e) {
         return fail(e, "%s is an encoder, which continues no text (--fill-mask, --embed)", o->model);
     switch (o->action) {
     case DO_INFO:       return tool_info(l, o->kv_type, e);
+    case DO_EXPLAIN:
+        c.context = o->context;
+        return tool_explain(l, o->layer, o->prompt, c, e);
     case DO_FILL_MASK:  return tool_fill_mask(l, o->tool_file, o->top, c, e);
     case DO_EMBED:      return tool_embed(l, o->tool_file, o->pool, c, e);
     case DO_EMBED_FILE: return tool_embed_file(l, o->tool_file, o->pool, c, e);

@@ -79,6 +79,13 @@ $run $tbin --tokenize "$text" >"$tmp/ids" && [ "$(wc -l <"$tmp/ids")" -eq 1 ] &&
 is "--detokenize" "$($run $tbin --detokenize "$tmp/ids" | od -c)" "$(od -c "$text")"
 refuses "an id too large" "not an id" $run $tbin --detokenize <(echo 999999999)
 $run $tbin --info | grep -q "qkvo" && ok || bad "--info shows no scheme"
+LC_ALL=C $run $tbin --explain --layer 3 -p "$story" >"$tmp/explain" 2>"$tmp/err" || bad "--explain: $(cat "$tmp/err")"
+is "its sums" "$(sed -n 's/once: the weights  *\([0-9]*\)  *\([0-9]*\) |  *\([0-9]*\)  *\([0-9]*\)$/\1 \2 \3 \4/p' "$tmp/explain")" "110592 97920 147456 156672"
+is "its lines of more than 80 columns, or not plain" "$(LC_ALL=C grep -cE '.{81}|[^ -~]' "$tmp/explain")" 0
+refuses "--explain of a layer too many" "layers 0 .. 3" $run $tbin --explain --layer 4
+refuses "--layer alone" "belongs to --explain" $run $tbin --layer 1 -p x
+refuses "--explain of a text beyond -c" "-c" $run $tbin --explain -p "$story" -c 3
+refuses "--explain of a file" "from -p" $run $tbin --explain -f "$text"
 for i in 1 2 3 4 5 6 7 8 9 10; do cat "$text"; done >"$tmp/texts"
 $run $tbin --perplexity "$tmp/texts" -c 32 2>/dev/null | tail -n 1 |
     grep -qE '^perplexity: [0-9.]+ \+/- [0-9.]+ \([0-9]+ tokens\)$' && ok || bad "--perplexity's last line"

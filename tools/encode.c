@@ -5,16 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { int *ids; int64_t n; } Text;
-
-// Ids of a text with what the vocabulary puts around every one: [CLS] … [SEP], <s> … </s>.
-static int read_ids(const Loaded *l, const char *text, size_t size, Text *to, Err *e) {
+// Ids of a text with what the vocabulary puts around every one: [CLS] … [SEP], <s> … </s>. A decoder's text
+// goes on: nothing stands behind it, and before it one BOS.
+int read_ids(const Loaded *l, const char *text, size_t size, Text *to, Err *e) {
     const Vocab *v = l->vocab;
     int *ids = NULL;
     size_t n = 0;
     *to = (Text){0};
     if (tokenizer_encode(l->tokenizer, text, size, true, true, &ids, &n, e)) return -1;
-    bool bos = v->add_bos && v->bos >= 0, eos = v->add_eos && v->eos >= 0;
+    const bool whole = l->model->config.encoder, written = !whole && n && ids[0] == v->bos;
+    bool bos = v->bos >= 0 && !written && (v->add_bos || (!whole && !n));
+    bool eos = whole && v->add_eos && v->eos >= 0;
     int64_t all = (int64_t)n + bos + eos, most = l->model->config.context;
     if (all < 1 || all > most)
         fail(e, all < 1 ? "a text of no tokens" : "a text of %lld tokens: the model sees at most %lld",
@@ -41,8 +42,7 @@ static void print_ids(Tokenizer *t, const int *ids, int64_t n, bool special) {
 // Likelier first, of equals the lower id.
 static bool before(const float *p, int a, int b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
 
-// best (k): the ids of the k largest of n, largest first.
-static void largest(const float *p, int n, int *best, int k) {
+void largest(const float *p, int n, int *best, int k) {
     int found = 0;
     for (int id = 0; id < n; id++) {
         if (found == k && !before(p, id, best[k - 1])) continue;

@@ -7,7 +7,7 @@ static void part(const char *name, double params, double bytes, double all) {
     printf("  %-12s %14.0f %14.0f  %5.1f %%\n", name, params, bytes, all > 0 ? 100 * bytes / all : 0);
 }
 
-static const char *scheme_of(const Attention *a, char *out) {
+const char *scheme_of(const Attention *a, char out[16]) {
     char *p = out;
     for (int i = 0; i < a->n_groups; i++) {
         if (i) *p++ = '+';

@@ -35,12 +35,20 @@ int tool_tasks(const Loaded *models, int n, const TaskOptions *o, SessionConfig 
 
 // info.c. Configuration, ranks, parameters and bytes by part, what a cached position weighs.
 int tool_info(const Loaded *l, int kv_type, Err *e);
+const char *scheme_of(const Attention *a, char out[16]);    // "qkv+o"; "dense"
+
+// explain.c. One layer's attention (layer < 0: a factored one in the middle) drawn to scale, what a token
+// costs in it, and, with a text (or NULL), what its heads look at. c.context: 0, or positions to count with.
+int tool_explain(const Loaded *l, int64_t layer, const char *text, SessionConfig c, Err *e);
 
 // tokens.c. Ids of a file ("-": stdin) on one line, without BOS; and back.
 int tool_tokenize(const Loaded *l, const char *text_file, Err *e);
 int tool_detokenize(const Loaded *l, const char *ids_file, Err *e);
 
 // encode.c, for encoders; a text gets what the vocabulary puts around every one ([CLS] … [SEP]).
+typedef struct { int *ids; int64_t n; } Text;
+int read_ids(const Loaded *l, const char *text, size_t size, Text *to, Err *e);   // decoders: BOS … as ./run
+void largest(const float *p, int n, int *best, int k);      // ids of the k largest of n, largest first
 // For every mask in the text the `top` likeliest pieces, a line each: probability, id, the piece in
 // quotes, the text with it in place of the mask.
 int tool_fill_mask(const Loaded *l, const char *text, int64_t top, SessionConfig c, Err *e);
