@@ -7,7 +7,7 @@ usage: study.py MODEL.gguf WORK [--data FOLDER] [--layers L,L,…] [--prefix COM
 FOLDER holds hotpotqa.jsonl, fever.jsonl, bios.jsonl and wikidata.jsonl as tests/make_tasks.py reads them. WORK keeps the
 items and what came of every setting: a run that was broken off goes on where it was. Needs ./run and export/export (make)
 and Python 3 alone. COMMAND is put before every program that computes (nice, taskset, ...). The layers tried are every
-third of 30 unless --layers says otherwise; LASER and TRAWL are tried on every other one of these, the projections
+third of 30 unless --layers says otherwise; LASER is tried on every other one of these, TRAWL and the projections
 apart on every other one of those.
 """
 import argparse, hashlib, json, math, os, subprocess, sys
@@ -145,7 +145,7 @@ best["Tucker"], made["Tucker"] = validate("Tucker", [tucker(l, k) for l in LAYER
 best["LASER"], made["LASER"] = validate("LASER", [of_ffn(l, c) for l in FEWER for c in ffn])
 of_trawl = lambda layer, c: "--trawl {1}:{0}:{2}:{3}".format(layer, *c.split())
 trawl = ["ffn cp 0.5", "attn tucker 0.5"]
-best["TRAWL"], made["TRAWL"] = validate("TRAWL", [of_trawl(l, c) for l in FEWER for c in trawl])
+best["TRAWL"], made["TRAWL"] = validate("TRAWL", [of_trawl(l, c) for l in FEWER[1::2] for c in trawl])
 pairs = sorted({hybrid(best["Tucker"][t], best["LASER"][t]) for t in TASKS})
 best["hybrid"], made["hybrid"] = validate("hybrid", pairs)
 for name, scheme in APART.items():
@@ -158,7 +158,7 @@ grid(made["Tucker"], LAYERS, keeps, tucker)
 print("\n### LASER of the feed-forward, by layer, matrix and rank")
 grid(made["LASER"], FEWER, ffn, of_ffn)
 print("\n### TRAWL, by layer, matrices, form and rank")
-grid(made["TRAWL"], FEWER, trawl, of_trawl)
+grid(made["TRAWL"], FEWER[1::2], trawl, of_trawl)
 
 # ---- test ----------------------------------------------------------------------------------------
 
