@@ -270,7 +270,7 @@ typedef struct {
     bool split;
     float *parts, *split_max, *split_sum, *split_acc, *split_qz;
     size_t part_floats;
-    int64_t tasks, next;
+    int64_t threads, tasks, next;
 } Job;
 
 // M_g, the rows of the matrix that make vectors of KV head g.
@@ -428,8 +428,9 @@ static void gather(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t 
 
 // Queries i0 .. i1, KV heads g0 .. g1, segments s0 .. s1.
 static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0, int64_t g1,
-                        int64_t s0, int64_t s1) {
+                        int64_t s0, int64_t s1, const void *next) {
     const Attend *a = j->a;
+    const int part = a->cache->k_width ? KEYS : LATENTS;
     const int64_t per_head = (i1 - i0) * j->m, rows = per_head * (g1 - g0), width = j->width;
     gather(j, t, i0, i1, g0, g1);
     clear(t->max, t->sum, t->acc, rows, width);
@@ -443,7 +444,8 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
         const int64_t past = seen_end(a, i1 - 1);
         const int64_t to = s == SEGMENTS - 1 ? past : least((s + 1) * SEGMENT, past);
         for (int64_t p = from; p < to; p += j->block)
-            attend_block(j, t, i0, i1, g0, g1, p, least(to - p, j->block), max, sum, acc, NULL);
+            attend_block(j, t, i0, i1, g0, g1, p, least(to - p, j->block), max, sum, acc,
+                         p + j->block < to ? cache_rows(a->cache, part, g0, p + j->block, 1).data : next);
         for (int64_t r = 0; r < rows && !j->split; r++)
             merge(t->max + r, t->sum + r, t->acc + r * width, max[r], sum[r], acc + r * width,
                   width);
@@ -471,12 +473,14 @@ static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
         const int64_t g0 = group * j->group, g1 = least(g0 + j->group, j->shape.n_kv);
         if (j->split) {
             const int64_t s = j->first_segment + rest;
-            attend_task(j, &t, 0, 1, g0, g1, s, s + 1);
+            const int64_t then = task + j->threads;
+            attend_task(j, &t, 0, 1, g0, g1, s, s + 1, then < j->tasks ? 
+                        cache_rows(j->a->cache, j->a->cache->k_width ? KEYS : LATENTS, then % j->n_groups * j->group, (j->first_segment + then / j->n_groups) * SEGMENT, 1).data : NULL);
         } else {
             const int64_t i0 = (j->n_chunks - 1 - rest) * j->chunk;
             const int64_t i1 = least(i0 + j->chunk, j->a->n);
             attend_task(j, &t, i0, i1, g0, g1, segment_of(first_seen(j->a, i0)),
-                        segment_of(seen_end(j->a, i1 - 1) - 1) + 1);
+                        segment_of(seen_end(j->a, i1 - 1) - 1) + 1, NULL);
         }
     }
 }
@@ -525,7 +529,7 @@ void attend(const Attend *a, AttendScratch *s) {
     j.part_floats = part_layout(&j.shape, NULL, &unused);
     split_size(&j.shape, &split);
     const int64_t parts = (int64_t)((s->size / sizeof(float) - split) / j.part_floats);
-    const int64_t threads = least(threads_get(), parts);
+    const int64_t threads = j.threads = least(threads_get(), parts);
     j.parts = s->mem;
     j.split_max = j.parts + (size_t)parts * j.part_floats;
     j.split_sum = j.split_max + SEGMENTS * a->n_heads;
