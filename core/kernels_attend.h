@@ -99,27 +99,65 @@ SCORE_TILES(score_f32, T_F32)
 SCORE_TILES(score_f16, T_F16)
 SCORE_TILES(score_q8_0, T_Q8_0)
 
+// LANES rows, a column a vector: columns c .. c + n to dst, dst + KEY_TILE, …; of Q8_0 both are multiples of
+// 32, of f16 n is one of 8.
+INLINE void turn_f16(const uint8_t *const *row, int64_t c, int64_t n, float *dst) {
+    for (int64_t i = 0; i < n; i += 8, dst += 8 * KEY_TILE) {
+        vi pairs[4];
+        row_groups(pairs, row, 2 * (c + i));
+        UNROLL
+        for (int k = 0; k < 4; k++) {
+            store(dst + 2 * k * KEY_TILE, halves(pairs[k]));
+            store(dst + (2 * k + 1) * KEY_TILE, halves((vi)((vu)pairs[k] >> 16)));
+        }
+    }
+}
+
+INLINE void turn_q8_0(const uint8_t *const *row, int64_t c, int64_t n, float *dst) {
+    for (int64_t at = c / 32 * 34; n > 0; n -= 32, at += 34, dst += 32 * KEY_TILE) {
+        vi head[4], q[8];
+        row_groups(head, row, at);
+        row_groups(q, row, at + 2);
+        row_groups(q + 4, row, at + 18);
+        const vf d = halves(head[0]);
+        UNROLL
+        for (int i = 0; i < 8; i++) {
+            UNROLL
+            for (int k = 0; k < 4; k++)
+                store(dst + (4 * i + k) * KEY_TILE, d * to_float((vi)((vu)q[i] << (24 - 8 * k)) >> 24));
+        }
+    }
+}
+
+INLINE void turn_f32(const uint8_t *const *row, int64_t c, int64_t n, float *dst) {
+    for (int64_t i = 0; i < n; i += 4, dst += 4 * KEY_TILE) {
+        vi turned[4];
+        row_groups(turned, row, 4 * (c + i));
+        UNROLL
+        for (int k = 0; k < 4; k++) if (i + k < n) store(dst + k * KEY_TILE, (vf)turned[k]);
+    }
+}
+
 // Columns c .. c + n of rows p .. p + KEY_TILE of a matrix as a tile of floats; beyond its last row that
 // one again.
 static void turn_tile(const Mat *m, int64_t p, int64_t c, int64_t n, float *dst) {
     const TypeInfo *type = type_info(m->type);
     const int64_t stride = m->cols / type->block * type->bytes;
-    float rows[LANES][KEY_COLS] __attribute__((aligned(64)));
-    for (int64_t first = 0; first < KEY_TILE; first += LANES) {
-        const uint8_t *at[LANES];
-        for (int64_t l = 0; l < LANES; l++) {
-            const uint8_t *row = (const uint8_t *)m->data + least(p + first + l, m->rows - 1) * stride;
-            at[l] = row + 4 * c;
-            if (m->type == T_F32 && n % 4 == 0) continue;
-            unpack(m->type, row, c, rows[l], n);
-            for (int64_t i = n; i % 4; i++) rows[l][i] = 0;
-            at[l] = (const uint8_t *)rows[l];
-        }
-        for (int64_t i = 0; i < n; i += 4) {
-            vi turned[4];
-            row_groups(turned, at, 4 * i);
-            for (int64_t k = 0; k < 4 && i + k < n; k++)
-                store(dst + (i + k) * KEY_TILE + first, (vf)turned[k]);
+    float room[LANES][KEY_COLS] __attribute__((aligned(64)));
+    for (int64_t first = 0; first < KEY_TILE; first += LANES, dst += LANES) {
+        const uint8_t *row[LANES];
+        for (int64_t l = 0; l < LANES; l++)
+            row[l] = (const uint8_t *)m->data + least(p + first + l, m->rows - 1) * stride;
+        if (m->type == T_Q8_0) turn_q8_0(row, c, n, dst);
+        else if (m->type == T_F16 && n % 8 == 0) turn_f16(row, c, n, dst);
+        else if (m->type == T_F32 && n % 4 == 0) turn_f32(row, c, n, dst);
+        else {                                       // no byte beyond a row is touched
+            for (int64_t l = 0; l < LANES; l++) {
+                unpack(m->type, row[l], c, room[l], n);
+                for (int64_t i = n; i % 4; i++) room[l][i] = 0;
+                row[l] = (const uint8_t *)room[l];
+            }
+            turn_f32(row, 0, n, dst);
         }
     }
 }
@@ -130,7 +168,7 @@ static void key_scores_(const Mat *k, bool tiled, const float *q, int64_t ldq, i
     const int64_t cols = k->cols, each = rows_a_tile(rows), tiles = (k->rows + KEY_TILE - 1) / KEY_TILE;
     const int64_t size = KEY_TILE * cols / type_info(k->type)->block * type_info(k->type)->bytes;
     // Of many rows all but the first few gain where f16 is unpacked once. The scales of Q8_0 come last.
-    const bool direct = tiled && (k->type != T_F16 || rows <= AROWS);
+    const bool direct = tiled && (k->type != T_F16 || rows <= 2 * AROWS);
     const uint8_t *tile[TILES], *data = k->data;
     float panel[TILES][KEY_COLS * KEY_TILE] __attribute__((aligned(64)));
     for (int64_t p = 0; p < k->rows; p += AWIDTH)
@@ -222,9 +260,9 @@ static void value_sums_(const Mat *v, const float *w, int64_t ldw, int64_t rows,
                                                 {sum_q8_0, sum_one_q8_0, NULL}};
     const TypeInfo *info = type_info(v->type);
     const int64_t each = rows_a_tile(rows), stride = v->cols / info->block * info->bytes;
-    const bool direct = v->type == T_F32 || rows <= AROWS;
+    const bool direct = v->type == T_F32 || rows <= 2 * AROWS;
     const int type = direct ? v->type : T_F32;
-    const int64_t depth = rows <= AROWS ? v->rows : VALUE_ROWS;
+    const int64_t depth = rows <= 2 * AROWS ? v->rows : VALUE_ROWS;
     float panel[VALUE_ROWS * VALUE_COLS] __attribute__((aligned(64)));
     for (int64_t c0 = 0; c0 < v->cols; c0 += VALUE_COLS)
         for (int64_t p0 = 0; p0 < v->rows; p0 += depth) {
@@ -274,42 +312,49 @@ INLINE vf exp_below(vf x) {
     return (vf)((vu)p + ((vu)shifted << 23));    // k is in the lowest bits
 }
 
-static float soften_(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum_of) {
-    memset(s, 0, (size_t)seen.from * sizeof *s);
-    memset(s + seen.to, 0, (size_t)(n - seen.to) * sizeof *s);
-    s += seen.from, n = seen.to - seen.from;
-    if (n <= 0) return 1;
+// x, of positions i .. i + LANES, with `other` where they are not seen.
+INLINE vf where_seen(vf x, int64_t i, RowSpan seen, float other) {
+    static const int32_t count[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const vi at = (vi)load(count) + (int32_t)i, in = (at >= seen.from) & (at < seen.to);
+    return (vf)(((vi)x & in) | ((vi)set1(other) & ~in));
+}
 
-    vf most[2] = {set1(-INFINITY), set1(-INFINITY)};
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        most[0] = greater(most[0], load(s + i));
-        most[1] = greater(most[1], load(s + i + LANES));
+INLINE float greatest(vf x) {
+    float a[LANES];
+    store(a, x);
+    for (int n = LANES / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) a[i] = a[i + n] > a[i] ? a[i + n] : a[i];
+    return a[0];
+}
+
+static float soften_(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum_of) {
+    const int64_t from = seen.from / LANES * LANES, to = (seen.to + LANES - 1) / LANES * LANES;
+    if (from > 0) memset(s, 0, (size_t)from * sizeof *s);
+    if (to < n) memset(s + to, 0, (size_t)(n - to) * sizeof *s);
+    if (seen.from >= seen.to) return 1;
+    vf most = set1(-INFINITY), more = most, acc = set1(0);
+    for (int64_t i = from; i < to; i += 2 * LANES) {
+        const int64_t k = i + LANES < to ? i + LANES : i;
+        vf x = load(s + i), y = load(s + k);
+        if (i < seen.from || i + 2 * LANES > seen.to) {
+            x = where_seen(x, i, seen, -INFINITY);
+            y = where_seen(y, k, seen, -INFINITY);
+        }
+        most = greater(most, x), more = greater(more, y);
     }
-    for (; i + LANES <= n; i += LANES) most[0] = greater(most[0], load(s + i));
-    most[0] = greater(most[0], most[1]);
-    float top = -INFINITY, keep = 1;
-    for (int l = 0; l < LANES; l++) top = most[0][l] > top ? most[0][l] : top;
-    for (; i < n; i++) top = s[i] > top ? s[i] : top;
-    top *= scale;
+    const float top = scale * greatest(greater(most, more));
+    float keep = 1;
     if (!(top <= *max)) {
         if (*max != -INFINITY) keep = expf(*max - top);
         *sum_of *= keep;
         *max = top;
     }
-
     const vf by = set1(scale), shift = set1(-*max);
-    vf acc = set1(0);
-    for (i = 0; i + LANES <= n; i += LANES) {
-        const vf e = exp_below(mul_add(load(s + i), by, shift));
+    for (int64_t i = from; i < to; i += LANES) {
+        vf e = exp_below(mul_add(load(s + i), by, shift));
+        if (i < seen.from || i + LANES > seen.to) e = where_seen(e, i, seen, 0);
         store(s + i, e);
         acc += e;
-    }
-    if (i < n) {                                 // lanes beyond the end count as 0
-        vf kept = set1(0);
-        store_first(s + i, exp_below(mul_add(load_first(s + i, n - i), by, shift)), n - i);
-        memcpy(&kept, s + i, (size_t)(n - i) * sizeof *s);
-        acc += kept;
     }
     *sum_of += sum(acc);
     return keep;
