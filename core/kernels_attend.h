@@ -42,7 +42,7 @@ INLINE RowSpan seen_by(const RowSpan *seen, int64_t n, int64_t from, int64_t to)
 // ---- scores -------------------------------------------------------------------------------------
 
 // s[r][0 .. AWIDTH] (+)= q[r] . keys of as many positions; vector v is at lane (v LANES) mod KEY_TILE of
-// tile (v LANES) / KEY_TILE. Meanwhile the bytes from `ahead` on are fetched at the same pace.
+// tile (v LANES) / KEY_TILE. Meanwhile the bytes from `ahead` on, if any, are fetched at the same pace.
 INLINE void score_tile(int type, int rows, const uint8_t *const *tile, int64_t cols, const float *q,
                        int64_t ldq, bool add, float *s, int64_t lds, const uint8_t *ahead) {
     const int64_t size = type == T_F32 ? 4 : type == T_F16 ? 2 : 1;
@@ -63,7 +63,7 @@ INLINE void score_tile(int type, int rows, const uint8_t *const *tile, int64_t c
                     k[v] = to_float(widen(*(const vb_mem *)(t + block + 2 * KEY_TILE + at)));
                 else k[v] = load_as(type, t, at);
             }
-            for (int64_t i = 0; i < AWIDTH * size; i += 64)
+            for (int64_t i = 0; i < AWIDTH * size && ahead; i += 64)
                 __builtin_prefetch(ahead + (c0 + c) * AWIDTH * size + i, 0, 2);
             EACH(r, rows, AROWS) {
                 const vf x = set1(q[r * ldq + c0 + c]);
@@ -188,7 +188,7 @@ static void key_scores_(const Mat *k, bool tiled, const float *q, int64_t ldq, i
                 const RowSpan span = seen_by(seen + r, m, p, p + AWIDTH);
                 if (span.from < span.to)
                     of[m - 1](tile, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds,
-                              ahead ? (const uint8_t *)ahead + p / KEY_TILE * size : tile[0]);
+                              ahead && direct && r == 0 ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL);
             }
             if (n == 0) break;
         }
@@ -216,7 +216,7 @@ INLINE void sum_tile(int type, int rows, int vecs, int64_t last, const uint8_t *
                 x[i] = d * to_float(widen(*(const vb_mem *)(v + at / 32 * 34 + at % 32)));
             } else x[i] = last ? load_first_as(type, v, 0, last) : load_as(type, v, at);
         }
-        for (int64_t i = 0; i < vecs * LANES * size; i += 64)
+        for (int64_t i = 0; i < vecs * LANES * size && ahead; i += 64)
             __builtin_prefetch(ahead + p * vecs * LANES * size + i, 0, 2);
         EACH(r, rows, AROWS) {
             const vf by = set1(w[r * ldw + p]);
@@ -287,7 +287,8 @@ static void value_sums_(const Mat *v, const float *w, int64_t ldw, int64_t rows,
                     tiles[type == T_F32 ? 0 : type == T_F16 ? 1 : 2][wide][m - 1](
                         x, scale, step, span.to - span.from, w + r * ldw + span.from, ldw,
                         y + r * ldy + at, ldy, left,
-                        ahead ? (const uint8_t *)ahead + at / info->block * info->bytes * v->rows : x);
+                        ahead && r == 0 ? (const uint8_t *)ahead + at / info->block * info->bytes * v->rows
+                                        : NULL);
                 }
             }
         }
