@@ -1,7 +1,7 @@
 // attend: softmax(q K^T) V over one layer's cache. What is summed in which order depends on the
-// absolute positions alone: blocks of 64 positions in order inside segments of 256, segments merged
-// in order. So a query's result has the same bits for any number of threads and whether it is
-// computed alone or with others.
+// absolute positions alone: blocks of positions in order inside segments, segments merged in order. So a
+// query's result has the same bits for any number of threads and whether it is computed alone or with
+// others.
 
 #include "attend.h"
 
@@ -10,10 +10,11 @@
 #include <string.h>
 
 enum {
-    BLOCK = 64,            // positions whose scores are held at a time
+    BLOCK = 256,           // positions whose scores are held at a time
+    BLOCK_REBUILT = 64,    // fewer where their keys or values are made first
     SEGMENT = 256,         // positions that share one running maximum; the last has no end
     SEGMENTS = 64,
-    ROWS = 64,             // rows (queries times heads) of a task that read each cache block once
+    ROWS = 72,             // rows (queries times heads) of a task that read each cache block once
     ROWS_REBUILD = 192,    // more where V is rebuilt for every task
 };
 
@@ -43,14 +44,18 @@ bool cache_size(const Cache *c, size_t bytes[3]) {
     return true;
 }
 
+static int64_t tiles_of(const Cache *c) { return c->capacity / KEY_TILE + (c->capacity % KEY_TILE != 0); }
+
 int cache_alloc(Cache *c, size_t *total, Err *e) {
-    size_t bytes[3];
-    if (!cache_size(c, bytes))
+    size_t bytes[3], filled[3];
+    Cache whole = *c;                          // keys take all the room of their last tile
+    if (c->capacity < INT64_MAX - KEY_TILE) whole.capacity = tiles_of(c) * KEY_TILE;
+    if (!cache_size(c, bytes) || !cache_size(&whole, filled))
         return fail(e, "a %s cache of %lld positions with rows of %lld, %lld and %lld numbers: too large, "
                     "or rows are no multiple of 32 (try --kv f16)", type_info(c->type)->name,
                     (long long)c->capacity, (long long)c->k_width, (long long)c->v_width,
                     (long long)c->z_width);
-    if (!(c->k = alloc(bytes[KEYS], 1, "cache of keys", e)) ||
+    if (!(c->k = alloc(filled[KEYS], 1, "cache of keys", e)) ||
         !(c->v = alloc(bytes[VALUES], 1, "cache of values", e)) ||
         !(c->z = alloc(bytes[LATENTS], 1, "cache of the keys' latents", e))) {
         cache_free(c);
@@ -67,7 +72,8 @@ void cache_free(Cache *c) {
     c->k = c->v = c->z = NULL;
 }
 
-// Positions p .. p + n of a part's rows, of KV head g where it has them, as a matrix.
+// Positions p .. p + n of a part's rows, of KV head g where it has them, as a matrix. That of the keys
+// is in tiles, of which p begins one.
 static Mat cache_rows(const Cache *c, int part, int64_t g, int64_t p, int64_t n) {
     if (part == LATENTS && c->shared) part = VALUES;
     size_t row = 0;
@@ -75,7 +81,8 @@ static Mat cache_rows(const Cache *c, int part, int64_t g, int64_t p, int64_t n)
     part_shape(c, part, &rows, &width);
     row_size(c->type, width, &row);
     const char *base = part == KEYS ? c->k : part == VALUES ? c->v : c->z;
-    const int64_t first = rows == 1 ? p : g * c->capacity + p;
+    const int64_t head = part == KEYS ? tiles_of(c) * KEY_TILE : c->capacity;
+    const int64_t first = rows == 1 ? p : g * head + p;
     return (Mat){base + (size_t)first * row, n, width, c->type};
 }
 
@@ -94,21 +101,77 @@ static void store_row(int type, const float *src, void *dst, int64_t n) {
     else quantize_row(type, src, dst, n);
 }
 
-static void store_part(Cache *c, int part, int64_t pos, int64_t n, const float *src, int64_t src_row) {
+// Columns of a key at a time: their row as it is stored, on its way to a tile or from there.
+enum { KEY_PART = 256 };
+typedef union { float f32[KEY_PART]; uint16_t f16[KEY_PART]; uint8_t q8[KEY_PART / 32 * 34]; } KeyPart;
+
+// Columns c .. c + n of the key at position p.
+static void put_key(Cache *c, int64_t g, int64_t p, int64_t c0, int64_t n, const KeyPart *from) {
+    const int64_t lane = p % KEY_TILE, at = c0 * KEY_TILE + lane;
+    void *tile = (void *)(uintptr_t)cache_rows(c, KEYS, g, p - lane, 1).data;
+    float *f32 = (float *)tile + at;
+    uint16_t *f16 = (uint16_t *)tile + at;
+    if (c->type == T_F32) for (int64_t i = 0; i < n; i++) f32[i * KEY_TILE] = from->f32[i];
+    if (c->type == T_F16) for (int64_t i = 0; i < n; i++) f16[i * KEY_TILE] = from->f16[i];
+    for (int64_t i = 0; i < n && c->type == T_Q8_0; i += 32) {
+        const uint8_t *block = from->q8 + i / 32 * 34;
+        uint8_t *to = (uint8_t *)tile + (c0 + i) / 32 * KEY_TILE * 34;
+        memcpy(to + 2 * lane, block, 2);
+        for (int64_t k = 0; k < 32; k++) to[(2 + k) * KEY_TILE + lane] = block[2 + k];
+    }
+}
+
+static void get_key(const Cache *c, int64_t g, int64_t p, int64_t c0, int64_t n, KeyPart *to) {
+    const int64_t lane = p % KEY_TILE, at = c0 * KEY_TILE + lane;
+    const void *tile = cache_rows(c, KEYS, g, p - lane, 1).data;
+    const float *f32 = (const float *)tile + at;
+    const uint16_t *f16 = (const uint16_t *)tile + at;
+    if (c->type == T_F32) for (int64_t i = 0; i < n; i++) to->f32[i] = f32[i * KEY_TILE];
+    if (c->type == T_F16) for (int64_t i = 0; i < n; i++) to->f16[i] = f16[i * KEY_TILE];
+    for (int64_t i = 0; i < n && c->type == T_Q8_0; i += 32) {
+        const uint8_t *from = (const uint8_t *)tile + (c0 + i) / 32 * KEY_TILE * 34;
+        uint8_t *block = to->q8 + i / 32 * 34;
+        memcpy(block, from + 2 * lane, 2);
+        for (int64_t k = 0; k < 32; k++) block[2 + k] = from[(2 + k) * KEY_TILE + lane];
+    }
+}
+
+static void store_keys(Cache *c, int64_t pos, int64_t n, const float *k, int64_t k_row) {
+    KeyPart row;
+    for (int64_t g = 0; g < c->n_kv; g++)
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t at = 0; at < c->k_width; at += KEY_PART) {
+                const int64_t cols = least(c->k_width - at, KEY_PART);
+                store_row(c->type, k + (i * c->n_kv + g) * k_row + at, &row, cols);
+                put_key(c, g, pos + i, at, cols, &row);
+            }
+}
+
+void cache_keys(const Cache *c, int64_t g, int64_t pos, int64_t n, float *k) {
+    KeyPart row;
+    for (int64_t i = 0; i < n; i++, k += c->k_width)
+        for (int64_t at = 0; at < c->k_width; at += KEY_PART) {
+            const int64_t cols = least(c->k_width - at, KEY_PART);
+            get_key(c, g, pos + i, at, cols, &row);
+            dequantize_row(c->type, &row, k + at, cols);
+        }
+}
+
+static void store_part(Cache *c, int part, int64_t pos, int64_t n, const float *src) {
     int64_t rows, width;
     part_shape(c, part, &rows, &width);
     for (int64_t i = 0; i < n && width > 0; i++)
         for (int64_t g = 0; g < rows; g++) {
             const Mat row = cache_rows(c, part, g, pos + i, 1);
-            store_row(c->type, src + (i * rows + g) * src_row, (void *)(uintptr_t)row.data, width);
+            store_row(c->type, src + (i * rows + g) * width, (void *)(uintptr_t)row.data, width);
         }
 }
 
 void cache_store(Cache *c, int64_t pos, int64_t n, const float *k, int64_t k_row, const float *v,
                  const float *z) {
-    store_part(c, KEYS, pos, n, k, k_row);
-    store_part(c, VALUES, pos, n, v, c->v_width);
-    if (!c->shared) store_part(c, LATENTS, pos, n, z, c->z_width);
+    store_keys(c, pos, n, k, k_row);
+    store_part(c, VALUES, pos, n, v);
+    if (!c->shared) store_part(c, LATENTS, pos, n, z);
 }
 
 // ---- scratch ------------------------------------------------------------------------------------
@@ -118,13 +181,13 @@ typedef struct {
     float *q;              // (rows, q_width)
     float *qz;             // (rows, z_width): queries in the space of the latents
     float *s;              // (rows, BLOCK): scores, then weights
-    float *more;           // (rows, BLOCK): the rotated numbers' share of scores with latents
+    RowSpan *seen;            // (rows): what they see of the block
     float *max, *sum;      // (rows): of all segments so far
     float *seg_max, *seg_sum;
     float *acc, *seg_acc;  // (rows, width): weighted sums
     float *y;              // (rows, out_width)
-    float *z;              // (BLOCK, the wider z)
-    float *k, *v;          // (BLOCK, q_width), (BLOCK, out_width): rebuilt
+    float *z;              // (BLOCK_REBUILT, the wider z)
+    float *k, *v;          // (BLOCK_REBUILT, q_width), (BLOCK_REBUILT, out_width): rebuilt
 } Part;
 
 typedef struct { int64_t n, n_heads, n_kv, q_width, z_width, v_width, out_width; } Shape;
@@ -138,12 +201,13 @@ static int64_t part_rows(const Shape *s) {
 static size_t part_layout(const Shape *s, float *mem, Part *p) {
     const size_t rows = (size_t)part_rows(s), width = (size_t)most(s->v_width, s->out_width);
     const size_t q = (size_t)s->q_width, z = (size_t)s->z_width, out = (size_t)s->out_width;
+    float *seen;
     const struct { float **at; size_t rows, cols; } need[] = {
-        {&p->q, rows, q}, {&p->qz, rows, z}, {&p->s, rows, BLOCK}, {&p->more, rows, z ? BLOCK : 0},
+        {&p->q, rows, q}, {&p->qz, rows, z}, {&p->s, rows, BLOCK}, {&seen, rows, sizeof(RowSpan) / sizeof(float)},
         {&p->max, rows, 1}, {&p->sum, rows, 1}, {&p->seg_max, rows, 1}, {&p->seg_sum, rows, 1},
         {&p->acc, rows, width}, {&p->seg_acc, rows, width}, {&p->y, rows, out},
-        {&p->z, BLOCK, (size_t)most(s->v_width, s->z_width)}, {&p->k, BLOCK, z ? q : 0},
-        {&p->v, BLOCK, out}};
+        {&p->z, BLOCK_REBUILT, (size_t)most(s->v_width, s->z_width)}, {&p->k, BLOCK_REBUILT, z ? q : 0},
+        {&p->v, BLOCK_REBUILT, out}};
     size_t at = 0;
     for (size_t i = 0; i < sizeof need / sizeof *need; i++) {
         size_t items;
@@ -151,6 +215,7 @@ static size_t part_layout(const Shape *s, float *mem, Part *p) {
         if (mem) *need[i].at = mem + at;
         if (!add_size(at, items / 16 * 16, &at)) return 0;
     }
+    if (mem) p->seen = (RowSpan *)(void *)seen;
     return at;
 }
 
@@ -198,13 +263,14 @@ typedef struct {
     Shape shape;
     int64_t m, width;                   // query heads of a KV head; floats of a weighted sum
     bool early, late;                   // M is applied to the queries; to the sum of z
+    int64_t block;                      // positions
     int64_t chunk, n_chunks;            // queries of a task
     int64_t group, n_groups;            // KV heads of a task
     int64_t first_segment, n_segments;  // of a split query, else one task runs through all
     bool split;
     float *parts, *split_max, *split_sum, *split_acc, *split_qz;
     size_t part_floats;
-    int64_t tasks, next;
+    int64_t threads, tasks, next;
 } Job;
 
 // M_g, the rows of the matrix that make vectors of KV head g.
@@ -230,31 +296,20 @@ static int64_t seen_end(const Attend *a, int64_t i) { return a->pos + (a->all ? 
 static void merge(float *max, float *sum, float *acc, float seg_max, float seg_sum,
                   const float *seg_acc, int64_t width) {
     if (seg_max == -INFINITY) return;              // it saw nothing
-    const float top = seg_max > *max ? seg_max : *max;
-    const float keep = expf(*max - top), in = expf(seg_max - top);
+    // One of the two factors is 1.
+    const bool higher = seg_max > *max;
+    const float other = expf(higher ? *max - seg_max : seg_max - *max);
+    const float keep = higher ? other : 1, in = higher ? 1 : other;
     *sum = *sum * keep + seg_sum * in;
-    *max = top;
-    scale_to(acc, keep, acc, width);
+    *max = higher ? seg_max : *max;
+    if (keep != 1) scale_to(acc, keep, acc, width);
     axpy(acc, in, seg_acc, width);
 }
 
-// Scores of one row against positions p .. p + n become weights; the row's running maximum and
-// sum move on, and what it has gathered is scaled to the new maximum.
-static void weigh(const Attend *a, int64_t i, int64_t p, int64_t n, float *s, float *max,
-                  float *sum, float *acc, int64_t width) {
+// What query i sees of positions p .. p + n, from p on.
+static RowSpan seen_of(const Attend *a, int64_t i, int64_t p, int64_t n) {
     const int64_t from = least(most(first_seen(a, i) - p, 0), n);
-    const int64_t to = most(least(seen_end(a, i) - p, n), from);
-    memset(s, 0, (size_t)from * sizeof *s);
-    memset(s + to, 0, (size_t)(n - to) * sizeof *s);
-    if (from == to) return;
-    const float here = a->scale * max_of(s + from, to - from);
-    if (!(here <= *max)) {
-        const float keep = expf(*max - here);
-        *sum *= keep;
-        *max = here;
-        if (keep != 1) scale_to(acc, keep, acc, width);
-    }
-    *sum += exp_sum(s + from, to - from, a->scale, *max);
+    return (RowSpan){(int32_t)from, (int32_t)most(least(seen_end(a, i) - p, n), from)};
 }
 
 // qz (rows, z_width) = M_g^T q for queries (rows, q_width) of KV head g: q . (M_g z) = (M_g^T q) . z.
@@ -266,57 +321,71 @@ static void absorb(const Job *j, const float *q, int64_t rows, int64_t g, float 
 }
 
 // Scores of the task's rows against n positions from p on, (rows, BLOCK), `rows` of each KV head.
-// Where keys come from latents z: rotated numbers as cached, and either the others' M_g^T q . z for
-// all heads at once, or z M_g^T behind the rotated ones, so that the keys stand there whole.
+// Where keys come from latents z: either M_g^T q . z for all heads at once, or q . (M_g z); and the
+// rotated numbers as they are cached.
 static void scores(const Job *j, const Part *t, int64_t g0, int64_t g1, int64_t rows, int64_t p,
-                   int64_t n) {
+                   int64_t n, const void *ahead) {
     const Attend *a = j->a;
     const Cache *c = a->cache;
     const int64_t kw = c->k_width, qw = a->q_width;
     Mat z = {0};
-    if (c->z_width) z = latent_rows(c, LATENTS, p, n, t->z);
-    if (j->early) matmul_block(&z, t->qz, rows * (g1 - g0), t->s, BLOCK);
+    if (j->early) {
+        z = cache_rows(c, LATENTS, 0, p, n);
+        key_scores(&z, false, t->qz, c->z_width, rows * (g1 - g0), t->seen, false, t->s, BLOCK, ahead);
+    } else if (c->z_width) {
+        z = latent_rows(c, LATENTS, p, n, t->z);
+    }
     for (int64_t g = g0; g < g1; g++) {
         const int64_t r0 = (g - g0) * rows;
-        Mat k = cache_rows(c, KEYS, g, p, n);
-        if (j->early) {
-            if (kw) matmul_block(&k, t->q + r0 * kw, rows, t->more, BLOCK);
-            for (int64_t r = 0; kw && r < rows; r++)
-                add(t->s + (r0 + r) * BLOCK, t->more + r * BLOCK, n);
-            continue;
+        const float *q = t->q + r0 * qw;
+        float *s = t->s + r0 * BLOCK;
+        if (c->z_width && !j->early) {
+            const Mat m_g = expand_rows(&a->keys, &j->shape, g, qw - kw), k = {t->k, n, qw - kw, T_F32};
+            matmul_block(&m_g, z.data, n, t->k, qw - kw);
+            key_scores(&k, false, q + kw, qw, rows, t->seen + r0, false, s, BLOCK, NULL);
         }
-        if (c->z_width) {
-            const Mat m_g = expand_rows(&a->keys, &j->shape, g, qw - kw);
-            matmul_block(&m_g, z.data, n, t->k + kw, qw);
-            for (int64_t i = 0; kw && i < n; i++) mat_row(&k, i, t->k + i * qw);
-            k = (Mat){t->k, n, qw, T_F32};
-        }
-        matmul_block(&k, t->q + r0 * qw, rows, t->s + r0 * BLOCK, BLOCK);
+        const Mat k = cache_rows(c, KEYS, g, p, n);
+        if (kw) key_scores(&k, true, q, qw, rows, t->seen + r0, c->z_width > 0, s, BLOCK, ahead);
     }
 }
 
-// One block of positions for the task's queries i0 .. i1 and KV heads g0 .. g1.
-static void attend_block(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0,
-                         int64_t g1, int64_t p, int64_t n, float *max, float *sum, float *acc) {
-    const Attend *a = j->a;
-    const Cache *c = a->cache;
-    const int64_t rows = (i1 - i0) * j->m, width = j->width;
-    scores(j, t, g0, g1, rows, p, n);
-    for (int64_t r = 0; r < rows * (g1 - g0); r++)
-        weigh(a, i0 + r % rows / j->m, p, n, t->s + r * BLOCK, max + r, sum + r, acc + r * width, width);
+// acc += the sum of weights times values.
+static void sums(const Job *j, const Part *t, int64_t g0, int64_t g1, int64_t rows, int64_t p, int64_t n,
+                 float *acc, const void *ahead) {
+    const Cache *c = j->a->cache;
+    const int64_t width = j->width;
     Mat z = {0};
+    if (j->late) {
+        z = cache_rows(c, VALUES, 0, p, n);
+        value_sums(&z, t->s, BLOCK, rows * (g1 - g0), t->seen, acc, width, ahead);
+        return;
+    }
     if (c->latent) z = latent_rows(c, VALUES, p, n, t->z);
-    if (j->late) matmul_t_block(&z, t->s, BLOCK, rows * (g1 - g0), acc, width);
-    for (int64_t g = g0; g < g1 && !j->late; g++) {
+    for (int64_t g = g0; g < g1; g++) {
         const int64_t r0 = (g - g0) * rows;
         Mat v = cache_rows(c, VALUES, g, p, n);
         if (c->latent) {                                       // V = z M_g^T
-            const Mat m_g = expand_rows(&a->values, &j->shape, g, width);
+            const Mat m_g = expand_rows(&j->a->values, &j->shape, g, width);
             matmul_block(&m_g, z.data, n, t->v, width);
             v = (Mat){t->v, n, width, T_F32};
         }
-        matmul_t_block(&v, t->s + r0 * BLOCK, BLOCK, rows, acc + r0 * width, width);
+        value_sums(&v, t->s + r0 * BLOCK, BLOCK, rows, t->seen + r0, acc + r0 * width, width, ahead);
     }
+}
+
+// One block of positions for the task's queries i0 .. i1 and KV heads g0 .. g1. A row's running maximum
+// and sum move on, and what it has gathered is scaled to the new maximum.
+static void attend_block(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0,
+                         int64_t g1, int64_t p, int64_t n, float *max, float *sum, float *acc,
+                         const void *next) {
+    const int64_t each = (i1 - i0) * j->m, rows = each * (g1 - g0), width = j->width;
+    for (int64_t r = 0; r < rows; r++) t->seen[r] = seen_of(j->a, i0 + r % each / j->m, p, n);
+    scores(j, t, g0, g1, each, p, n, cache_rows(j->a->cache, VALUES, g0, p, n).data);
+    for (int64_t r = 0; r < rows; r++) {
+        const float keep = soften(t->s + r * BLOCK, t->seen[r], n, j->a->scale, max + r, sum + r);
+        if (keep != 1) scale_to(acc + r * width, keep, acc + r * width, width);
+    }
+    sums(j, t, g0, g1, each, p, n, acc, next);
 }
 
 // The rows of KV head g, gathered and summed: divided by the sum of weights, expanded, delivered.
@@ -342,12 +411,11 @@ static void clear(float *max, float *sum, float *acc, int64_t rows, int64_t widt
     memset(acc, 0, (size_t)(rows * width) * sizeof *acc);
 }
 
-// The task's queries, (rows, q_width) with those of a KV head together; or, where M is applied to
-// them, their rotated numbers (rows, k_width) and (rows, z_width).
+// The task's queries, (rows, q_width) with those of a KV head together; and (rows, z_width) where M is
+// applied to them.
 static void gather(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0, int64_t g1) {
     const Attend *a = j->a;
-    const int64_t qw = a->q_width, kw = a->cache->k_width, zw = a->cache->z_width;
-    const int64_t m = j->m, rows = (i1 - i0) * m;
+    const int64_t qw = a->q_width, zw = a->cache->z_width, m = j->m, rows = (i1 - i0) * m;
     for (int64_t g = g0; g < g1; g++) {
         float *q = t->q + (g - g0) * rows * qw, *qz = t->qz + (g - g0) * rows * zw;
         for (int64_t i = i0; i < i1; i++)
@@ -356,14 +424,13 @@ static void gather(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t 
         if (j->early && j->split) memcpy(qz, j->split_qz + g * m * zw, (size_t)(m * zw) * sizeof *qz);
         else if (j->early) absorb(j, q, rows, g, qz);
     }
-    for (int64_t r = 0; j->early && r < rows * (g1 - g0); r++)
-        memmove(t->q + r * kw, t->q + r * qw, (size_t)kw * sizeof *t->q);
 }
 
 // Queries i0 .. i1, KV heads g0 .. g1, segments s0 .. s1.
 static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g0, int64_t g1,
-                        int64_t s0, int64_t s1) {
+                        int64_t s0, int64_t s1, const void *next) {
     const Attend *a = j->a;
+    const int part = a->cache->k_width ? KEYS : LATENTS;
     const int64_t per_head = (i1 - i0) * j->m, rows = per_head * (g1 - g0), width = j->width;
     gather(j, t, i0, i1, g0, g1);
     clear(t->max, t->sum, t->acc, rows, width);
@@ -373,11 +440,12 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
         float *sum = j->split ? j->split_sum + at : t->seg_sum;
         float *acc = j->split ? j->split_acc + at * width : t->seg_acc;
         clear(max, sum, acc, rows, width);
-        const int64_t from = most(s * SEGMENT, first_seen(a, i0) / BLOCK * BLOCK);
+        const int64_t from = most(s * SEGMENT, first_seen(a, i0) / j->block * j->block);
         const int64_t past = seen_end(a, i1 - 1);
         const int64_t to = s == SEGMENTS - 1 ? past : least((s + 1) * SEGMENT, past);
-        for (int64_t p = from; p < to; p += BLOCK)
-            attend_block(j, t, i0, i1, g0, g1, p, least(to - p, BLOCK), max, sum, acc);
+        for (int64_t p = from; p < to; p += j->block)
+            attend_block(j, t, i0, i1, g0, g1, p, least(to - p, j->block), max, sum, acc,
+                         p + j->block < to ? cache_rows(a->cache, part, g0, p + j->block, 1).data : next);
         for (int64_t r = 0; r < rows && !j->split; r++)
             merge(t->max + r, t->sum + r, t->acc + r * width, max[r], sum[r], acc + r * width,
                   width);
@@ -405,12 +473,14 @@ static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
         const int64_t g0 = group * j->group, g1 = least(g0 + j->group, j->shape.n_kv);
         if (j->split) {
             const int64_t s = j->first_segment + rest;
-            attend_task(j, &t, 0, 1, g0, g1, s, s + 1);
+            const int64_t then = task + j->threads;
+            attend_task(j, &t, 0, 1, g0, g1, s, s + 1, then < j->tasks ? 
+                        cache_rows(j->a->cache, j->a->cache->k_width ? KEYS : LATENTS, then % j->n_groups * j->group, (j->first_segment + then / j->n_groups) * SEGMENT, 1).data : NULL);
         } else {
             const int64_t i0 = (j->n_chunks - 1 - rest) * j->chunk;
             const int64_t i1 = least(i0 + j->chunk, j->a->n);
             attend_task(j, &t, i0, i1, g0, g1, segment_of(first_seen(j->a, i0)),
-                        segment_of(seen_end(j->a, i1 - 1) - 1) + 1);
+                        segment_of(seen_end(j->a, i1 - 1) - 1) + 1, NULL);
         }
     }
 }
@@ -451,6 +521,7 @@ void attend(const Attend *a, AttendScratch *s) {
                       c->latent ? a->out_width : c->v_width};
     j.width = c->latent && !j.late ? a->out_width : c->v_width;
     const bool rebuilds = (c->z_width && !j.early) || (c->latent && !j.late);
+    j.block = rebuilds ? BLOCK_REBUILT : BLOCK;
 
     // The scratch: one part a thread, then the states of a split query.
     Part unused;
@@ -458,7 +529,7 @@ void attend(const Attend *a, AttendScratch *s) {
     j.part_floats = part_layout(&j.shape, NULL, &unused);
     split_size(&j.shape, &split);
     const int64_t parts = (int64_t)((s->size / sizeof(float) - split) / j.part_floats);
-    const int64_t threads = least(threads_get(), parts);
+    const int64_t threads = j.threads = least(threads_get(), parts);
     j.parts = s->mem;
     j.split_max = j.parts + (size_t)parts * j.part_floats;
     j.split_sum = j.split_max + SEGMENTS * a->n_heads;
@@ -504,8 +575,8 @@ static void naive_keys(const Attend *a, int64_t g, int64_t last, float *row, flo
     const Cache *c = a->cache;
     const int64_t kw = c->k_width, made = a->q_width - kw;
     for (int64_t p = 0; p < last; p++, keys += a->q_width) {
-        const Mat key = cache_rows(c, KEYS, g, p, 1), latent = cache_rows(c, LATENTS, 0, p, 1);
-        mat_row(&key, 0, row);
+        const Mat latent = cache_rows(c, LATENTS, 0, p, 1);
+        cache_keys(c, g, p, 1, row);
         for (int64_t x = 0; x < kw; x++) keys[x] = row[x];
         if (c->z_width) mat_row(&latent, 0, z);
         for (int64_t r = 0; r < made; r++) {

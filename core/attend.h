@@ -13,14 +13,14 @@
 typedef struct {
     int type;               // T_F32, T_F16 or T_Q8_0 (rows in blocks of 32)
     int64_t capacity;       // positions
-    int64_t n_kv, k_width;  // K: (n_kv, capacity, k_width)
+    int64_t n_kv, k_width;  // K: (n_kv, capacity / KEY_TILE rounded up, k_width, KEY_TILE): see kernels.h
     int64_t v_width;        // V: (n_kv, capacity, v_width); latent: (capacity, v_width)
     int64_t z_width;        // latents of K: (capacity, z_width); shared: z_width = v_width; 0: none
     bool latent, shared;
     void *k, *v, *z;        // 64-byte aligned
 } Cache;
 
-// Bytes of K, V and the latents of K; false when a product does not fit or a width is no multiple
+// Bytes of K, V and the latents of K, without what fills up the last tile of K; false when a product does not fit or a width is no multiple
 // of 32 where the type asks it.
 bool cache_size(const Cache *c, size_t bytes[3]);
 // Memory for a cache whose sizes are set; *total grows by its bytes. Freed by cache_free.
@@ -30,6 +30,8 @@ void cache_free(Cache *c);
 // cached, v (n, n_kv, v_width) or latent (n, v_width), z (n, z_width). What is not cached is not read.
 void cache_store(Cache *c, int64_t pos, int64_t n, const float *k, int64_t k_row, const float *v,
                  const float *z);
+// Keys of KV head g as they are cached, n positions from pos on: k (n, k_width).
+void cache_keys(const Cache *c, int64_t g, int64_t pos, int64_t n, float *k);
 
 // A matrix M by which vectors of a head are made from latents: of KV head g, z M_g^T. Either they
 // are rebuilt, a block of positions at a time (cheaper for many queries); or M_g is applied on the

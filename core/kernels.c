@@ -556,6 +556,22 @@ void f32_row_to_f16(const float *src, uint16_t *dst, int64_t n) {
     kernels()->to_f16(src, dst, n);
 }
 
+// ---- attention ----------------------------------------------------------------------------------
+
+void key_scores(const Mat *k, bool tiled, const float *q, int64_t ldq, int64_t rows, const RowSpan *seen,
+                bool add, float *s, int64_t lds, const void *ahead) {
+    kernels()->key_scores(k, tiled, q, ldq, rows, seen, add, s, lds, ahead);
+}
+
+void value_sums(const Mat *v, const float *w, int64_t ldw, int64_t rows, const RowSpan *seen, float *y,
+                int64_t ldy, const void *ahead) {
+    kernels()->value_sums(v, w, ldw, rows, seen, y, ldy, ahead);
+}
+
+float soften(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum) {
+    return kernels()->soften(s, seen, n, scale, max, sum);
+}
+
 // ---- dgemm --------------------------------------------------------------------------------------
 
 typedef struct {

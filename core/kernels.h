@@ -64,6 +64,24 @@ float max_of(const float *x, int64_t n);                           // -inf for n
 float exp_sum(float *x, int64_t n, float scale, float shift);  // x = exp(scale x - shift); its sum
 void scale_to(float *y, float a, const float *x, int64_t n);       // y = a x; y may be x
 
+// Attention's products, serial too. Row r of `rows` sees the positions seen[r] of a block; what another
+// sees may be computed for it as well. What is read next, about as many bytes, may be named by `ahead`
+// (or NULL): a few rows wait for memory, and fetch it as they go.
+//   key_scores  s[r * lds + p] (+)= q[r * ldq ..] . K[p]. K (positions, columns) is a matrix of rows, or
+//               tiled: tiles of KEY_TILE positions, (columns, KEY_TILE), Q8_0 in blocks of 32 columns,
+//               the scales of all positions before the (32, KEY_TILE) bytes; what stands behind the
+//               last position is read and means nothing. s has room for whole KEY_SPANs of scores.
+//   value_sums  y[r * ldy ..] += sum over p of w[r * ldw + p] V[p]; w is 0 where a row does not see.
+//   soften      scores s of one row become weights exp(scale s - max), 0 where it does not see; max and
+//               the sum of all weights so far move on. By the result what was summed before is scaled.
+enum { KEY_TILE = 16, KEY_SPAN = 64 };
+typedef struct { int32_t from, to; } RowSpan;
+void key_scores(const Mat *k, bool tiled, const float *q, int64_t ldq, int64_t rows, const RowSpan *seen,
+                bool add, float *s, int64_t lds, const void *ahead);
+void value_sums(const Mat *v, const float *w, int64_t ldw, int64_t rows, const RowSpan *seen, float *y,
+                int64_t ldy, const void *ahead);
+float soften(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum);
+
 // Double precision, for linalg: C (m, n) (+)= A (m, k) B (k, n), row-major, leading dimensions in
 // items; ta / tb: the operand is stored transposed. beta is 0 or 1. Parallel over rows of C.
 void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,

@@ -688,10 +688,13 @@ static int64_t madds_int8(int64_t turns, int32_t *sink) {
     return turns * 2 * BYTE_HALF * LANES * 4;
 }
 
+#include "kernels_attend.h"
+
 #define VARIANT(label) { \
     .name = label, .dot_rows = dot_rows, .quant_rows = quant_rows, .quantise = quantise, \
     .quant_row = quant_row, .quantise_row = quantise_row, \
     .columns = columns, .dgemm_rows = dgemm_rows, .dgemm_pack = MC * DEPTH + DEPTH * NR, \
     .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
     .swiglu = swiglu_, .activate = activate_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of, \
-    .madds_f32 = madds_f32, .madds_int8 = madds_int8 }
+    .madds_f32 = madds_f32, .madds_int8 = madds_int8, \
+    .key_scores = key_scores_, .value_sums = value_sums_, .soften = soften_ }

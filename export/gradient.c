@@ -254,7 +254,7 @@ typedef struct {
     float *room;                 // head_room numbers a thread
 } AttentionJob;
 
-static int64_t head_room(const Config *c, int64_t n) { return (4 * c->hd + 2 * QUERIES) * n; }
+static int64_t head_room(const Config *c, int64_t n) { return (5 * c->hd + 2 * QUERIES) * n; }
 
 // One query head: o = P V, P = softmax(q K^T / sqrt(hd)). From go its gq and its part of gk and gv
 //   gV = P^T go   gP = go V^T   gS = softmax_back(P, gP)   gq = gS K   gK = gS^T q
@@ -264,16 +264,17 @@ static void head_back(const AttentionJob *j, int64_t head, float *room) {
     const Config *c = &g->model->config;
     const Cache *cache = &g->s.cache[j->layer];
     const int64_t n = j->n, hd = c->hd, wide = c->h * hd, kv = head / (c->h / c->n_kv);
-    const float *k = (const float *)cache->k + kv * cache->capacity * hd;
     const float *v = (const float *)cache->v + kv * cache->capacity * hd;
     const float *q_rows = g->kept[j->layer].q + head * hd, *go_rows = g->go + head * hd;
     float *q = room, *go = q + n * hd;                                     // (n, hd)
     float *q_t = go + n * hd, *go_t = q_t + n * hd;                        // (hd, n)
-    float *p = go_t + n * hd, *gs = p + QUERIES * n;                       // (QUERIES, m)
+    float *k = go_t + n * hd;                                              // (n, hd)
+    float *p = k + n * hd, *gs = p + QUERIES * n;                          // (QUERIES, m)
     float *gq = g->gq + head * hd;
     float *gk = g->gk_head + head * hd * n, *gv = g->gv_head + head * hd * n;
     const float scale = 1 / sqrtf((float)hd);
 
+    cache_keys(cache, kv, 0, n, k);
     for (int64_t t = 0; t < n; t++) {
         memcpy(q + t * hd, q_rows + t * wide, (size_t)hd * sizeof *q);
         memcpy(go + t * hd, go_rows + t * wide, (size_t)hd * sizeof *go);
@@ -351,10 +352,7 @@ static void attention_back(Gradient *g, int64_t l, int64_t n, float *room) {
     parallel_for(n, 16, norm_part, &norm);
     if (c->qk_norm) attention_qkv(&w->attn, &g->s.work, cache, g->x, n, g->s.q, g->s.k, g->s.v);
     for (int64_t i = 0; i < c->n_kv; i++)
-        for (int64_t t = 0; t < n; t++)
-            memcpy(g->k + (t * c->n_kv + i) * c->hd,
-                   (const float *)cache->k + (i * cache->capacity + t) * c->hd,
-                   (size_t)c->hd * sizeof *g->k);
+        for (int64_t t = 0; t < n; t++) cache_keys(cache, i, t, 1, g->k + (t * c->n_kv + i) * c->hd);
 
     matmul_t(s, attention_g(g), n, &w->attn.w[P_O], g->go);                // go = W_O^T g
     AttentionJob j = {g, l, n, room};
