@@ -16,6 +16,7 @@ TOOLS   = $(wildcard tools/*.c)
 TESTS   = $(wildcard tests/test_*.c)
 FUZZ    = $(filter-out tests/fuzz_main.c,$(wildcard tests/fuzz_*.c))
 SCRIPTS = $(wildcard tests/test_*.sh)
+comma   = ,
 obj     = $(patsubst %.c,$(BUILD)/%.o,$(1))
 TEST_BIN = $(patsubst tests/%.c,$(BUILD)/tests/%,$(TESTS) $(FUZZ))
 
@@ -30,6 +31,17 @@ $(BUILD)/%.o: %.c
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+# The two programs with calls of libc that fail when they are told to.
+WRAPPED = malloc calloc realloc posix_memalign strdup strndup fopen open_memstream opendir mmap \
+          fsync rename fwrite fseeko fflush
+$(BUILD)/tests/main_%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Dmain=$*_main -c $< -o $@
+$(BUILD)/tests/main_%.o: export/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Dmain=$*_main -c $< -o $@
+$(BUILD)/tests/test_faults: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
+$(BUILD)/tests/test_faults: $(BUILD)/tests/main_run.o $(BUILD)/tests/main_export.o
 # A fuzz target that replays files, and with libFuzzer.
 $(BUILD)/tests/fuzz_%: $(BUILD)/tests/fuzz_%.o $(BUILD)/tests/fuzz_main.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@

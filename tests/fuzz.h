@@ -101,7 +101,7 @@ static inline void fuzz_parts(const uint8_t *data, size_t size, const char *cons
         bool marked = line - at > 4 && !memcmp(at, "=== ", 4);
         for (int i = 0; marked && names[i]; i++)
             if ((size_t)(line - at) == 4 + strlen(names[i]) && !memcmp(at + 4, names[i], strlen(names[i])))
-                put(names[i], (const uint8_t *)text, (size_t)(next - text) - (next < end));
+                put(names[i], (const uint8_t *)text, (size_t)(next - text) - (next < end && next > text));
         at = next;
     }
 }

@@ -53,6 +53,7 @@ static void add_tokenizer(GgufBuilder *b, const char *model) {
     gguf_set_int(b, "tokenizer.ggml.eos_token_id", GGUF_U32, 2);
     strip[3] = TOK_LSTRIP;
     if (all == wpm) gguf_set_array(b, "tucker.tokenizer.strip", GGUF_U8, strip, PIECES);
+    if (all == wpm) gguf_set_int(b, "tokenizer.ggml.mask_token_id", GGUF_U32, 3);
     gguf_set_bool(b, "tokenizer.ggml.add_bos_token", true);
     gguf_set_str(b, "tokenizer.chat_template", "<|im_start|><|im_end|>", 22);
 }
@@ -76,6 +77,7 @@ static void write_gguf(GgufBuilder *b, const char *name) {
 static void models(void) {
     static const struct { const char *name, *tokenizer; Rig rig; RigTucker t; } all[] = {
         {"llama", "llama", {"llama", NULL, 8, 2, 1, 4, 8, PIECES, 1, 16, true, false, true, 2, T_F32, 1}, {0}},
+        {"wide", "llama", {"llama", NULL, 32, 2, 1, 16, 8, PIECES, 1, 64, false, true, false, 0, T_F16, 20}, {0}},
         {"llama_f16", "", {"llama", "half", 8, 2, 2, 4, 8, PIECES, 1, 16, false, true, false, 0, T_F16, 2}, {0}},
         {"llama_q8", "", {"llama", NULL, 32, 2, 1, 16, 32, PIECES, 1, 16, false, true, false, 0, T_Q8_0, 3}, {0}},
         {"llama_q4", "", {"llama", NULL, 32, 2, 1, 16, 32, PIECES, 1, 16, false, true, false, 0, T_Q4_0, 4}, {0}},
@@ -89,7 +91,7 @@ static void models(void) {
          {"qkvo", 5, 2, 2, false, 0, {0}}},
         {"tucker_split", "", {"llama", "half", 8, 2, 1, 4, 8, PIECES, 1, 16, true, true, false, 0, T_F16, 12},
          {"qkv+o", 5, 4, 4, false, 0, {2, 3, 2}}},
-        {"tucker_pivot", "", {"qwen2", NULL, 8, 2, 2, 4, 8, PIECES, 1, 16, true, true, false, 0, T_F32, 13},
+        {"tucker_pivot", "gpt2", {"qwen2", NULL, 8, 2, 2, 4, 8, PIECES, 1, 16, true, true, false, 0, T_F32, 13},
          {"qk+v+o", 5, 4, 2, false, 15, {0}}},
         {"tucker_gpt2", "", {"gpt2", NULL, 8, 2, 2, 4, 8, PIECES, 1, 16, true, true, false, 0, T_F32, 14},
          {"qk+v", 4, 3, 1, false, 0, {0}}},
