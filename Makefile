@@ -1,6 +1,7 @@
 # make          ./run and export/export            make test    the tests, in about a minute
 # make check    tests under gcc and clang with ASan and UBSan       make bench   speed
 # make fuzz     fuzz targets with libFuzzer, in build/fuzz (doc/SECURITY.md)
+# make soak     long runs in one process, and a fault at every call; some minutes
 # make clean    OPENMP=0 builds without threads; CC, CFLAGS, BUILD as usual
 CC      ?= cc
 CFLAGS  ?= -O3 -g
@@ -51,6 +52,9 @@ fuzz:
 	@$(MAKE) -s BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS="$(SANITIZE) -fsanitize=fuzzer-no-link" fuzzers
 corpus: $(BUILD)/tests/make_corpus
 	@$<
+soak: $(BUILD)/tests/test_soak $(BUILD)/tests/test_faults
+	@SOAK=50 $(BUILD)/tests/test_soak
+	@FAULTS=100000 $(BUILD)/tests/test_faults
 fuzzers: $(patsubst tests/%.c,$(BUILD)/%,$(FUZZ))
 
 test: all $(TEST_BIN)
@@ -81,6 +85,6 @@ bench: $(BUILD)/tests/bench_kernels $(BUILD)/tests/bench_scale $(BUILD)/tests/be
 clean:
 	rm -rf build run export/export
 
-.PHONY: all test check sanitized fuzz fuzzers corpus arm units bench clean
+.PHONY: all test check sanitized fuzz fuzzers corpus soak arm units bench clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

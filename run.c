@@ -55,6 +55,11 @@ static void die(const char *message) {
     exit(1);
 }
 
+static void leave(void) {                                  // what was printed has arrived, or it is an error
+    if (fflush(stdout) || ferror(stdout)) die(no_output);
+    exit(0);
+}
+
 // ---- the command line ----------------------------------------------------------------------------
 
 static int64_t whole(const char *flag, const char *text, int64_t min, int64_t max) {
@@ -103,7 +108,7 @@ static Options read_options(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
         #define IS(flag) (strcmp(a, flag) == 0)
-        if (IS("-h") || IS("--help")) { fputs(usage, stdout); exit(0); }
+        if (IS("-h") || IS("--help")) { fputs(usage, stdout); leave(); }
         if (IS("--version")) {
             printf("tensorllm.c, %s, %s kernels, %d threads%s\n", __VERSION__, kernels_isa(),
                    threads_get(),
@@ -112,7 +117,7 @@ static Options read_options(int argc, char **argv) {
         #else
                    ", built without OpenMP");
         #endif
-            exit(0);
+            leave();
         }
         if (IS("-i")) { o.action = DO_CHAT; continue; }
         if (IS("--info")) { o.action = DO_INFO; continue; }
@@ -560,6 +565,6 @@ int main(int argc, char **argv) {
     if (status == 0) status = act(&o, l, &e);
     for (int i = 0; i < 2; i++) unload(&file[i], &l[i]);
     if (status) die(e.msg);
-    if (fflush(stdout) || ferror(stdout)) die(no_output);
+    leave();
     return 0;
 }

@@ -53,6 +53,15 @@ static void die(const char *message) {
     exit(1);
 }
 
+static volatile sig_atomic_t unread;         // who read the output has gone; the file is made all the same
+
+static void leave(void) {                      // what was printed has arrived, or it is an error
+    if (!fflush(stdout) && !ferror(stdout)) exit(0);
+    if (!unread) die("cannot write to standard output");
+    signal(SIGPIPE, SIG_DFL);                // as a program ends whose output nobody reads on
+    raise(SIGPIPE);
+}
+
 static void on_signal(int signal_number) {
     (void)signal_number;
     interrupted = 1;
@@ -70,7 +79,6 @@ static void on_bus(int signal_number, siginfo_t *info, void *context) {
     _exit(1);
 }
 
-static volatile sig_atomic_t unread;         // who read the output has gone; the file is made all the same
 static void on_pipe(int signal_number) {
     (void)signal_number;
     unread = 1;
@@ -221,8 +229,8 @@ static Job read_options(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
         #define IS(flag) (strcmp(a, flag) == 0)
-        if (IS("-h") || IS("--help")) { fputs(usage, stdout); exit(0); }
-        if (IS("--version")) { printf("tensorllm.c export, %s kernels\n", kernels_isa()); exit(0); }
+        if (IS("-h") || IS("--help")) { fputs(usage, stdout); leave(); }
+        if (IS("--version")) { printf("tensorllm.c export, %s kernels\n", kernels_isa()); leave(); }
         if (IS("--dense")) { o->dense = true; continue; }
         if (IS("--rebuild")) { o->rebuild = true; continue; }
         if (IS("--refit")) { o->refit = true; continue; }
@@ -643,9 +651,6 @@ int main(int argc, char **argv) {
         die(!interrupted ? e.msg : made ? "interrupted: the file is written, what should follow is not"
                                         : "interrupted, nothing was written");
     free(j.command);
-    if (!fflush(stdout) && !ferror(stdout)) return 0;
-    if (!unread) die("cannot write to standard output");
-    signal(SIGPIPE, SIG_DFL);                // ends as a program does whose output nobody reads on
-    raise(SIGPIPE);
-    return 1;
+    leave();
+    return 0;
 }

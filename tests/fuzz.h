@@ -167,7 +167,8 @@ static inline void fuzz_run(const Model *m, unsigned salt) {
     int status = c->encoder ? encode(&session, ids, n, &e) : prefill(&session, ids, n, &e);
     HOLDS(!status, "%s", e.msg);
     Sampler sampler;
-    SamplerConfig how = {.temp = salt & 1, .top_k = 4, .top_p = 0.9f, .repeat_penalty = 1.1f, .repeat_last = 3, .seed = 1};
+    SamplerConfig how = {.temp = salt & 1, .top_k = 4, .top_p = 0.9f, .repeat_penalty = 1.1f, .repeat_last = 3,
+        .seed = 1};
     if (model_predicts(m) && !sampler_init(&sampler, (int)c->vocab, how, &e)) {
         int id = sampler_pick(&sampler, logits(&session, session.n - 1, 1));
         HOLDS(id >= 0 && id < c->vocab, "token %d of %lld", id, (long long)c->vocab);

@@ -28,7 +28,8 @@ static void put_tensors(const char *file, const char *text, size_t size) {
         width = strcmp(dtype, "F32") ? 2 : 4;
         for (int i = 0; i < got; i++) width = n[i] >= 0 && n[i] < 4096 ? width * (size_t)n[i] : ROOM;
         if (at + width > ROOM) width = 0;
-        used += (size_t)sprintf(out + used, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", at || used > 9 ? "," : "", name, dtype);
+        used += (size_t)sprintf(out + used, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", at || used > 9 ? "," : "",
+            name, dtype);
         for (int i = 0; i < got; i++) used += (size_t)sprintf(out + used, i ? ",%lld" : "%lld", n[i]);
         used += (size_t)sprintf(out + used, "],\"data_offsets\":[%zu,%zu]}", at, at + width);
         at += width;

@@ -5,7 +5,14 @@
 #include "../core/unicode.h"
 
 enum { MOST = 700 };
-static struct { Str piece[MOST]; int32_t type[MOST]; uint8_t strip[MOST]; float score[MOST]; char text[MOST][32]; int n; } made;
+static struct {
+    Str piece[MOST];
+    int32_t type[MOST];
+    uint8_t strip[MOST];
+    float score[MOST];
+    char text[MOST][32];
+    int n;
+} made;
 
 static int piece(const char *s, size_t n, int type) {
     int i = made.n++;
@@ -18,8 +25,9 @@ static int piece(const char *s, size_t n, int type) {
 }
 static int text_piece(const char *s, int type) { return piece(s, strlen(s), type); }
 
-static const char *const words[] = {"th", "the", " t", " the", "in", "ing", "er", "12", "123", "\n\n", "  ", "    ", "'s",
-                                    "\xC3\xA9", "\xE4\xB8\xAD", "\xF0\x9F\x99\x82", " a", "an", "and", " and", "aa", "aaaa"};
+static const char *const words[] = {
+    "th", "the", " t", " the", "in", "ing", "er", "12", "123", "\n\n", "  ", "    ", "'s", "\xC3\xA9",
+    "\xE4\xB8\xAD", "\xF0\x9F\x99\x82", " a", "an", "and", " and", "aa", "aaaa"};
 
 static Vocab base(VocabKind kind) {
     made.n = 0;
@@ -42,7 +50,8 @@ static Vocab bpe(PreTokenizer pre, unsigned flags) {
     Vocab v = base(VOCAB_BPE);
     char a[64], b[64];
     for (int i = 0; i < 256; i++) piece(a, to_alphabet(&(char){(char)i}, 1, a), TOK_NORMAL);
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) piece(a, to_alphabet(words[i], strlen(words[i]), a), TOK_NORMAL);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        piece(a, to_alphabet(words[i], strlen(words[i]), a), TOK_NORMAL);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         for (size_t cut = 1; cut < strlen(words[i]); cut++) {
             size_t n = to_alphabet(words[i], cut, a), m = to_alphabet(words[i] + cut, strlen(words[i]) - cut, b);
@@ -79,8 +88,9 @@ static Vocab spm(unsigned flags) {
 }
 
 static Vocab wordpiece(unsigned flags) {
-    static const char *const pieces[] = {"[UNK]", "\xE2\x96\x81the", "\xE2\x96\x81t", "he", "ing", "\xE2\x96\x81" "a", "a", "b",
-                                         "\xE2\x96\x81\xE4\xB8\xAD", "\xE2\x96\x81\xC3\xA9", "\xE2\x96\x81" "e", "\xE2\x96\x81.", "1"};
+    static const char *const pieces[] = {
+        "[UNK]", "\xE2\x96\x81the", "\xE2\x96\x81t", "he", "ing", "\xE2\x96\x81" "a", "a", "b",
+        "\xE2\x96\x81\xE4\xB8\xAD", "\xE2\x96\x81\xC3\xA9", "\xE2\x96\x81" "e", "\xE2\x96\x81.", "1"};
     Vocab v = base(VOCAB_WPM);
     for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) text_piece(pieces[i], i ? TOK_NORMAL : TOK_CONTROL);
     v.unk = 0;

@@ -4,8 +4,8 @@
 #include "../export/source.h"
 
 static const char *const names[] = {
-    "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "vocab.txt", "tokenizer.bin",
-    "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja", NULL};
+    "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "vocab.txt",
+    "tokenizer.bin", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja", NULL};
 
 static void put(const char *name, const uint8_t *data, size_t size) { fuzz_put(name, data, size); }
 
@@ -20,9 +20,10 @@ static void through_gguf(const Vocab *v) {
     vocab_to_gguf(v, b);
     HOLDS(!gguf_build(b, "built", &g, &e) && !vocab_from_gguf(&w, &g, &e), "%s", e.msg);
     HOLDS(w.n == v->n && w.kind == v->kind && w.n_merges == v->n_merges && w.add_bos == v->add_bos, "changed");
-    for (int i = 0; i < v->n; i++)
-        HOLDS(w.type[i] == v->type[i] && w.piece[i].n == v->piece[i].n &&
-              !memcmp(w.piece[i].n ? w.piece[i].s : "", v->piece[i].n ? v->piece[i].s : "", w.piece[i].n), "piece %d", i);
+    for (int i = 0; i < v->n; i++) {
+        const Str a = v->piece[i], c = w.piece[i];
+        HOLDS(w.type[i] == v->type[i] && a.n == c.n && (!a.n || !memcmp(a.s, c.s, a.n)), "piece %d", i);
+    }
     vocab_free(&w);
     gguf_free(&g);
     gguf_builder_free(b);

@@ -28,9 +28,11 @@ static void check(int status, const Err *e) {
 enum { PIECES = 20 };
 
 static void add_tokenizer(GgufBuilder *b, const char *model) {
-    static const char *const spm[] = {"<unk>", "<s>", "</s>", "<0x41>", "\xE2\x96\x81", "\xE2\x96\x81t", "he", "t", "h", "e"};
+    static const char *const spm[] = {"<unk>", "<s>", "</s>", "<0x41>", "\xE2\x96\x81", "\xE2\x96\x81t", "he",
+                                      "t", "h", "e"};
     static const char *const bpe[] = {"t", "h", "e", "\xC4\xA0", "th", "the", "<|im_end|>", "1", "2", "12"};
-    static const char *const wpm[] = {"[UNK]", "[CLS]", "[SEP]", "[MASK]", "\xE2\x96\x81the", "\xE2\x96\x81t", "he", "h", "e", "a"};
+    static const char *const wpm[] = {"[UNK]", "[CLS]", "[SEP]", "[MASK]", "\xE2\x96\x81the", "\xE2\x96\x81t",
+                                      "he", "h", "e", "a"};
     const char *const *all = *model == 'l' ? spm : *model == 'g' ? bpe : wpm;
     Str piece[PIECES], merge[] = {{"t h", 3}, {"th e", 4}, {"1 2", 3}};
     float score[PIECES];
@@ -133,8 +135,8 @@ static void all_types(void) {
     for (int i = 0; i < COUNT(all); i++) {
         for (size_t k = 0; k < sizeof *data; k++) data[i][k] = (uint8_t)(k % 2 ? 0x20 : k * 7);
         for (int k = 0; k < 256 && !all[i].rows; k++) ((float *)(void *)data[i])[k] = 1;
-        gguf_add(b, all[i].name, all[i].type, all[i].rows ? 2 : 1, (int64_t[4]){all[i].cols, all[i].rows ? all[i].rows : 1, 1, 1},
-                 data[i]);
+        const int64_t ne[4] = {all[i].cols, all[i].rows ? all[i].rows : 1, 1, 1};
+        gguf_add(b, all[i].name, all[i].type, all[i].rows ? 2 : 1, ne, data[i]);
     }
     write_gguf(b, "all_types.gguf");
     gguf_builder_free(b);
@@ -165,16 +167,22 @@ static void folders(void) {
         if (roberta) n[POSITIONS] = 14;
         snprintf(name, sizeof name, "%s.txt", f->name);
         FILE *out = create("hf", name);
-        fprintf(out, "=== config.json\n{\"architectures\": [\"%s\"], \"%s\": 8, \"%s\": 1, \"%s\": 2,", f->name, k->d, k->layers, k->heads);
+        fprintf(out, "=== config.json\n{\"architectures\": [\"%s\"], \"%s\": 8, \"%s\": 1, \"%s\": 2,", f->name,
+            k->d, k->layers, k->heads);
         if (k->kv) fprintf(out, " \"%s\": 1, \"head_dim\": 4, \"rope_theta\": 50000.0,", k->kv);
-        if (k->kv && i % 2) fprintf(out, " \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
+        if (k->kv && i % 2)
+            fprintf(out, " \"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1.0, "
                                     "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8},");
         if (!strcmp(f->arch, "gptj")) fprintf(out, " \"rotary_dim\": 2,");
-        fprintf(out, " \"%s\": 12, \"%s\": 16, \"vocab_size\": 12, \"type_vocab_size\": 2, \"%s\": 1e-5,", k->f, k->context, k->eps);
-        fprintf(out, " \"sliding_window\": 8, \"tie_word_embeddings\": %s, \"bos_token_id\": 1}\n=== model.tensors\n", f->tied ? "true" : "false");
+        fprintf(out, " \"%s\": 12, \"%s\": 16, \"vocab_size\": 12, \"type_vocab_size\": 2, \"%s\": 1e-5,", k->f,
+            k->context, k->eps);
+        fprintf(out, " \"sliding_window\": 8, \"tie_word_embeddings\": %s, \"bos_token_id\": 1}\n",
+                f->tied ? "true" : "false");
+        fprintf(out, "=== model.tensors\n");
         for (int part = 0; part < 3; part++)
             for (const Row *r = f->rows[part]; r && r->hf; r++) {
-                if (r->need == IGNORED || r->need == OPTIONAL || r->need == (f->tied ? UNLESS_TIED : WHEN_TIED)) continue;
+                const enum Need other = f->tied ? UNLESS_TIED : WHEN_TIED;
+                if (r->need == IGNORED || r->need == OPTIONAL || r->need == other) continue;
                 const char *at = r->hf, *type = r->cols ? "BF16" : "F32";
                 if (*at == '@') fprintf(out, "%s", f->prefix), at++;
                 for (; *at; at++) fputc(*at == '#' ? '0' : *at, out);
