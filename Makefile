@@ -1,5 +1,7 @@
 # make          ./run and export/export            make test    the tests, in about a minute
 # make check    tests under gcc and clang with ASan and UBSan       make bench   speed
+# make fuzz     fuzz targets with libFuzzer, in build/fuzz (doc/SECURITY.md)
+# make soak     long runs in one process, and a fault at every call; some minutes
 # make clean    OPENMP=0 builds without threads; CC, CFLAGS, BUILD as usual
 CC      ?= cc
 CFLAGS  ?= -O3 -g
@@ -13,9 +15,11 @@ ENGINE  = $(wildcard core/*.c) tucker.c model.c tokenizer.c
 EXPORT  = $(filter-out export/export.c,$(wildcard export/*.c))
 TOOLS   = $(wildcard tools/*.c)
 TESTS   = $(wildcard tests/test_*.c)
+FUZZ    = $(filter-out tests/fuzz_main.c,$(wildcard tests/fuzz_*.c))
 SCRIPTS = $(wildcard tests/test_*.sh)
+comma   = ,
 obj     = $(patsubst %.c,$(BUILD)/%.o,$(1))
-TEST_BIN = $(patsubst tests/%.c,$(BUILD)/tests/%,$(TESTS))
+TEST_BIN = $(patsubst tests/%.c,$(BUILD)/tests/%,$(TESTS) $(FUZZ))
 
 all: run export/export
 run: $(BUILD)/run
@@ -28,6 +32,30 @@ $(BUILD)/%.o: %.c
 	$(CC) $(ALL_CFLAGS) -c $< -o $@
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+# The two programs with calls of libc that fail when they are told to.
+WRAPPED = malloc calloc realloc posix_memalign strdup strndup fopen open_memstream opendir mmap \
+          fsync rename fwrite fseeko fflush
+$(BUILD)/tests/main_%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Dmain=$*_main -c $< -o $@
+$(BUILD)/tests/main_%.o: export/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -Dmain=$*_main -c $< -o $@
+$(BUILD)/tests/test_faults: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
+$(BUILD)/tests/test_faults: $(BUILD)/tests/main_run.o $(BUILD)/tests/main_export.o
+# A fuzz target that replays files, and with libFuzzer.
+$(BUILD)/tests/fuzz_%: $(BUILD)/tests/fuzz_%.o $(BUILD)/tests/fuzz_main.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))
+	$(CC) $(ALL_CFLAGS) $(LDFLAGS) $^ $(LDLIBS) -o $@
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz_%.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))
+	$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+fuzz:
+	@$(MAKE) -s BUILD=build/fuzz CC=clang OPENMP=0 CFLAGS="$(SANITIZE) -fsanitize=fuzzer-no-link" fuzzers
+corpus: $(BUILD)/tests/make_corpus
+	@$<
+soak: $(BUILD)/tests/test_soak $(BUILD)/tests/test_faults
+	@SOAK=50 $(BUILD)/tests/test_soak
+	@FAULTS=100000 $(BUILD)/tests/test_faults
+fuzzers: $(patsubst tests/%.c,$(BUILD)/%,$(FUZZ))
 
 test: all $(TEST_BIN)
 	@tests/run.sh $(TEST_BIN) $(SCRIPTS)
@@ -57,6 +85,6 @@ bench: $(patsubst %,$(BUILD)/tests/bench_%,kernels scale latent factored)
 clean:
 	rm -rf build run export/export
 
-.PHONY: all test check sanitized arm units bench clean
+.PHONY: all test check sanitized fuzz fuzzers corpus soak arm units bench clean
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

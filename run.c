@@ -49,10 +49,17 @@ typedef struct {
     BenchConfig bench;
 } Options;
 
+static const char no_output[] = "cannot write to standard output";
+
 static void die(const char *message) {
     fflush(stdout);
     fprintf(stderr, "run: %s\n", message);
     exit(1);
+}
+
+static void leave(void) {                                  // what was printed has arrived, or it is an error
+    if (fflush(stdout) || ferror(stdout)) die(no_output);
+    exit(0);
 }
 
 // ---- the command line ----------------------------------------------------------------------------
@@ -103,7 +110,7 @@ static Options read_options(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
         #define IS(flag) (strcmp(a, flag) == 0)
-        if (IS("-h") || IS("--help")) { fputs(usage, stdout); exit(0); }
+        if (IS("-h") || IS("--help")) { fputs(usage, stdout); leave(); }
         if (IS("--version")) {
             printf("tensorllm.c, %s, %s kernels, %d threads%s\n", __VERSION__, kernels_isa(),
                    threads_get(),
@@ -112,7 +119,7 @@ static Options read_options(int argc, char **argv) {
         #else
                    ", built without OpenMP");
         #endif
-            exit(0);
+            leave();
         }
         if (IS("-i")) { o.action = DO_CHAT; continue; }
         if (IS("--info")) { o.action = DO_INFO; continue; }
@@ -227,7 +234,7 @@ static int generate(const Loaded *l, Session *s, Sampler *sampler, Printer *out,
         if (tokenizer_ends(l->tokenizer, id)) break;
         if (out->ids) printf("%d ", id);
         else print_text(out, tokenizer_decode(l->tokenizer, decoder, id));
-        if (ferror(stdout)) break;                       // whoever read it has gone
+        if (ferror(stdout)) break;
         if (i + 1 == n || s->pos >= s->config.context) break;
         if (forward(s, &id, 1, e)) return -1;
         t->made++;
@@ -238,7 +245,7 @@ static int generate(const Loaded *l, Session *s, Sampler *sampler, Printer *out,
     t->made_time += seconds() - start;
     t->read += (double)t->made * model_step_bytes(l->model) +
                (double)cached * (double)s->cache_bytes / (double)s->config.context;
-    return 0;
+    return ferror(stdout) ? fail(e, no_output) : 0;
 }
 
 static void report(const Timing *t, const Session *s) {
@@ -324,34 +331,37 @@ static const ChatFormat formats[] = {
     {"plain", {"", ""}, {"", "\n\n"}, {"User: ", "\nAssistant:"}, "\n", false, false, "\nUser:"},
 };
 
-static const ChatFormat *chat_format(Str template) {
-    const ChatFormat *plain = &formats[sizeof formats / sizeof *formats - 1];
-    char *text = strndup(template.n ? template.s : "", template.n);
-    const ChatFormat *f = formats;
-    while (text && f < plain && !(strstr(text, f->needs[0]) && strstr(text, f->needs[1]))) f++;
-    if (!text) f = plain;
+// Where `what` stands first in s (n bytes), NULL: nowhere.
+static const char *find(const char *s, size_t n, const char *what) {
+    const size_t m = strlen(what);
+    for (const char *p; n >= m && (p = memchr(s, *what, n - m + 1)); n -= (size_t)(p + 1 - s), s = p + 1)
+        if (memcmp(p, what, m) == 0) return p;
+    return NULL;
+}
+
+static const ChatFormat *chat_format(Str t) {
+    const ChatFormat *plain = &formats[sizeof formats / sizeof *formats - 1], *f = formats;
+    while (f < plain && !(find(t.s, t.n, f->needs[0]) && find(t.s, t.n, f->needs[1]))) f++;
     if (f == plain)
-        fprintf(stderr, "run: %s; using plain \"User: … Assistant: …\" turns\n", template.n
+        fprintf(stderr, "run: %s; using plain \"User: … Assistant: …\" turns\n", t.n
                 ? "the chat template in this file is of no kind known here (chatml, llama2, llama3, "
                   "mistral)" : "this file has no chat template");
-    free(text);
     return f;
 }
 
 // The system message that a chatml template puts when none is given: the text between its marks,
-// where that is literal. NULL: none. Caller frees.
-static char *default_system(const ChatFormat *f, Str template) {
-    if (f != &formats[0]) return NULL;
-    char *text = strndup(template.s, template.n), *found = NULL;
-    for (char *p = text; p && !found && (p = strstr(p, "<|im_start|>system")); ) {
-        p += strlen("<|im_start|>system");
-        p += *p == '\n' ? 1 : strncmp(p, "\\n", 2) == 0 ? 2 : 0;
-        char *end = strstr(p, "<|im_end|>");
-        if (end && end > p && !memchr(p, '{', (size_t)(end - p)) && !memchr(p, '\'', (size_t)(end - p)))
-            found = strndup(p, (size_t)(end - p));
+// where that is literal. *to stays NULL where there is none. Caller frees.
+static int default_system(const ChatFormat *f, Str t, char **to, Err *e) {
+    const char *at = t.s, *stop = t.s + t.n, *end;
+    if (f != &formats[0]) return 0;
+    while ((at = find(at, (size_t)(stop - at), "<|im_start|>system"))) {
+        at += strlen("<|im_start|>system");
+        if (!(end = find(at, (size_t)(stop - at), "<|im_end|>"))) break;
+        at += *at == '\n' ? 1 : at[0] == '\\' && at[1] == 'n' ? 2 : 0;
+        if (end <= at || memchr(at, '{', (size_t)(end - at)) || memchr(at, '\'', (size_t)(end - at))) continue;
+        return (*to = strndup(at, (size_t)(end - at))) ? 0 : fail(e, "out of memory");
     }
-    free(text);
-    return found;
+    return 0;
 }
 
 typedef struct { int *ids; size_t n; } Ids;
@@ -399,8 +409,7 @@ static char *read_line(const char *prompt) {
 
 static int run_chat(const Loaded *l, const Options *o, const char *first_message, Err *e) {
     const ChatFormat *f = chat_format(l->vocab->chat_template);
-    char *own = o->system ? NULL : default_system(f, l->vocab->chat_template);
-    const char *system = o->system ? o->system : own;
+    const char *system = o->system;
     int64_t trained = l->model->config.context;
     SessionConfig c = {o->context ? o->context : trained < 4096 ? trained : 4096, o->batch, o->kv_type,
                        o->form, false};
@@ -410,7 +419,10 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
     Ids ids = {0};
     int status = -1;
     bool first = true;
-    char *line = first_message ? strdup(first_message) : NULL;
+    char *own = NULL, *line = first_message ? strdup(first_message) : NULL;
+    if (first_message && !line) { fail(e, "out of memory"); goto done; }
+    if (!system && default_system(f, l->vocab->chat_template, &own, e)) goto done;
+    if (own) system = own;
     if (session_init(&s, l->model, c, e) ||
         sampler_init(&sampler, (int)l->model->config.vocab, o->sampler, e))
         goto done;
@@ -454,6 +466,29 @@ done:
 static void on_interrupt(int signal_number) {
     if (interrupted) _exit(128 + signal_number);         // the second time: at once
     interrupted = 1;
+}
+
+// A page of a mapped file cannot be read: others have cut the file short, or its disk fails. All that a
+// handler can do is to say so and end; other bus errors take their usual course.
+static void on_bus(int signal_number, siginfo_t *info, void *context) {
+    const char *path = map_path(info->si_addr);
+    (void)context;
+    if (!path) { signal(signal_number, SIG_DFL); return; }
+    const char *const says[] = {"run: ", path, ": cannot be read any more: was it cut short?\n"};
+    for (int i = 0; i < 3; i++) if (write(STDERR_FILENO, says[i], strlen(says[i])) < 0) break;
+    out_remove_part();
+    _exit(1);
+}
+
+static void catch_signals(void) {
+    struct sigaction stop = {.sa_handler = on_interrupt}, hang_up;
+    struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGBUS, &bus, NULL);
+    if (!sigaction(SIGHUP, NULL, &hang_up) && hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
+    signal(SIGPIPE, SIG_DFL);                            // nobody reads on: nothing to say, nor to whom
+    signal(SIGXFSZ, SIG_IGN);                            // a limit is a failed write like any other
 }
 
 static int act(const Options *o, const Loaded *l, Err *e) {
@@ -524,14 +559,12 @@ static void unload(Opened *f, Loaded *l) {
 }
 
 int main(int argc, char **argv) {
+    keep_standard_files();
     Options o = read_options(argc, argv);
     Err e = {""};
     Opened file[2] = {0};
     Loaded l[2] = {{0}};
-    struct sigaction catch = {.sa_handler = on_interrupt};
-    sigaction(SIGINT, &catch, NULL);
-    sigaction(SIGTERM, &catch, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    catch_signals();
     if (o.threads) threads_set((int)o.threads);
 
     Needs needs = o.action == DO_TOKENIZE || o.action == DO_DETOKENIZE ? NO_MODEL :
@@ -541,5 +574,6 @@ int main(int argc, char **argv) {
     if (status == 0) status = act(&o, l, &e);
     for (int i = 0; i < 2; i++) unload(&file[i], &l[i]);
     if (status) die(e.msg);
-    return fflush(stdout) || ferror(stdout) ? 1 : 0;
+    leave();
+    return 0;
 }

@@ -14,7 +14,8 @@
 //                     u32 type  u64 offset
 //   zeros up to a multiple of the alignment: here the data section begins, offsets count from here
 enum { HEADER = 24, LEAST_KV = 14, LEAST_TENSOR = 33, MAX_KEY = 65535,
-       MIN_ALIGNMENT = 8, DEFAULT_ALIGNMENT = 32, MAX_ALIGNMENT = 1 << 20 };
+       MIN_ALIGNMENT = 8, DEFAULT_ALIGNMENT = 32, MAX_ALIGNMENT = 1 << 20,
+       MOST_BUILT = 1 << 14 };
 
 static const uint8_t item_size[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};   // by GgufType
 static const char *const kv_types[] = {"u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool",
@@ -567,11 +568,15 @@ static uint64_t find_entry(const GgufBuilder *b, Str key) {
 
 static void set(GgufBuilder *b, Str key, GgufType type, const void *value, size_t size) {
     Entry entry = {.key_n = key.n};
+    if (b->failed) return;
     add_str(&entry.bytes, key.s, key.n);
     add_u32(&entry.bytes, type);
     add_bytes(&entry.bytes, value, size);
     uint64_t i = find_entry(b, key);
-    if (entry.bytes.failed || grow(&b->kv, i, &b->kv_room, sizeof *b->kv, NULL)) {
+    if (i == MOST_BUILT) {                                 // every key is compared with those before it
+        free(entry.bytes.p);
+        keep_error(b, show(key).s, "too many keys");
+    } else if (entry.bytes.failed || grow(&b->kv, i, &b->kv_room, sizeof *b->kv, NULL)) {
         free(entry.bytes.p);
         keep_error(b, show(key).s, "out of memory");
     } else if (i < b->n_kv) {

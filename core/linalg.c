@@ -521,7 +521,7 @@ int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e) {
 
 int cholesky(double *a, int64_t n, Err *e) {
     double *neg = alloc_matrix(BLOCK, n, "cholesky", e);
-    if (!neg) return -1;
+    if (!neg) return -2;
     for (int64_t lo = 0; lo < n; lo += BLOCK) {
         int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
         // the block's columns less what the columns to their left explain: A -= L L_block^T

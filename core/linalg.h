@@ -15,7 +15,8 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
 
 // A (m, n), m >= n, becomes Q (m, n) with orthonormal columns; r (n, n) upper triangular, or NULL.
 int qr(double *a, int64_t m, int64_t n, double *r, Err *e);
-// A (n, n) symmetric positive definite -> lower L in place, A = L L^T; -1 when not definite.
+// A (n, n) symmetric positive definite -> lower L in place, A = L L^T; -1 when not definite,
+// -2 when memory is out, which no other A would change.
 int cholesky(double *a, int64_t n, Err *e);
 // Thin SVD: A (m, n) = U (m, k) diag(s) V^T, V (n, k), k = min(m, n). s descending. A is kept.
 int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e);

@@ -24,6 +24,9 @@ int fail(Err *e, const char *fmt, ...) {
     va_start(args, fmt);
     vsnprintf(made.msg, sizeof made.msg, fmt, args);
     va_end(args);
+    for (unsigned char *c = (unsigned char *)made.msg; *c; c++)      // U+0080 .. U+009F are two bytes
+        if (*c < ' ' || *c == 0x7f) *c = '?';
+        else if (*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) *c++ = '?', *c = '?';
     memcpy(e->msg, made.msg, sizeof made.msg);
     return -1;
 }
@@ -61,6 +64,32 @@ void *alloc(size_t n, size_t size, const char *what, Err *e) {
 
 // ---- files in -----------------------------------------------------------------------------------
 
+typedef struct Mapped { struct Mapped *next; const uint8_t *data; size_t size; char path[]; } Mapped;
+static Mapped *mapped;
+
+const char *map_path(const void *address) {
+    const uintptr_t at = (uintptr_t)address;
+    for (const Mapped *m = mapped; m; m = m->next)
+        if (at >= (uintptr_t)m->data && at - (uintptr_t)m->data < m->size) return m->path;
+    return NULL;
+}
+
+// Maps a regular file of this size, not 0, and remembers its path.
+static int map_regular(FileMap *m, int fd, const char *path, size_t size, Err *e) {
+    Mapped *entry = malloc(sizeof *entry + strlen(path) + 1);
+    if (!entry) return fail(e, "%s: out of memory", path);
+    void *p = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        free(entry);
+        return fail(e, "%s: cannot map %zu bytes: %s", path, size, strerror(errno));
+    }
+    *entry = (Mapped){mapped, p, size};
+    strcpy(entry->path, path);
+    mapped = entry;
+    *m = (FileMap){p, size};
+    return 0;
+}
+
 int map_open(FileMap *m, const char *path, Err *e) {
     *m = (FileMap){0};
     int fd = open(path, O_RDONLY | O_NONBLOCK);      // does not wait for the other end of a pipe
@@ -78,19 +107,19 @@ int map_open(FileMap *m, const char *path, Err *e) {
     } else if (st.st_size == 0) {
         result = 0;
     } else {
-        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (p == MAP_FAILED) {
-            fail(e, "%s: cannot map %jd bytes: %s", path, (intmax_t)st.st_size, strerror(errno));
-        } else {
-            *m = (FileMap){p, (size_t)st.st_size};
-            result = 0;
-        }
+        result = map_regular(m, fd, path, (size_t)st.st_size, e);
     }
     close(fd);                                       // the mapping stays
     return result;
 }
 
 void map_close(FileMap *m) {
+    Mapped **link = &mapped, *entry;
+    while (*link && (*link)->data != m->data) link = &(*link)->next;
+    if ((entry = *link)) {
+        *link = entry->next;
+        free(entry);
+    }
     if (m->data) munmap((void *)m->data, m->size);
     *m = (FileMap){0};
 }
@@ -149,6 +178,12 @@ static int check_target(const char *path, Err *e) {
     return 0;
 }
 
+static const char *volatile open_part;               // of the file opened last, while it is open
+
+void out_remove_part(void) {
+    if (open_part) unlink(open_part);
+}
+
 int out_open(FileOut *o, const char *path, Err *e) {
     *o = (FileOut){0};
     if (!*path) return fail(e, "the name of the file to write is empty");
@@ -173,6 +208,7 @@ int out_open(FileOut *o, const char *path, Err *e) {
         out_abort(o);
         return -1;
     }
+    open_part = o->part;
     return 0;
 }
 
@@ -208,6 +244,11 @@ int out_patch(FileOut *o, uint64_t offset, const void *data, size_t size, Err *e
     return 0;
 }
 
+int out_flush(FileOut *o, Err *e) {
+    if (!o->f) return fail(e, "flush of a file that is not open");
+    return interrupted || fflush(o->f) || ferror(o->f) ? out_failed(o, errno, e) : 0;
+}
+
 int out_commit(FileOut *o, Err *e) {
     if (!o->f) return fail(e, "commit of a file that is not open");
     if (interrupted || fflush(o->f) || ferror(o->f) || fsync(fileno(o->f)))
@@ -229,9 +270,16 @@ void out_abort(FileOut *o) {
         fclose(o->f);
         remove(o->part);
     }
+    if (open_part == o->part) open_part = NULL;
     free(o->path);
     free(o->part);
     *o = (FileOut){0};
+}
+
+void keep_standard_files(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)            // open takes the lowest that is free
+        if (fcntl(fd, F_GETFD) == -1 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return;
 }
 
 // ---- clock, memory, chance ----------------------------------------------------------------------

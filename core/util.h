@@ -16,6 +16,7 @@
 typedef struct { char msg[512]; } Err;
 
 // Writes the message (printf form) into e, which may be NULL, and returns -1: `return fail(e, ...)`.
+// Names out of files stand in messages: of control characters, which a terminal might obey, it makes '?'.
 int fail(Err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 // *out = a * b (a + b); false, and *out untouched, where the result does not fit.
@@ -30,6 +31,10 @@ void *alloc(size_t n, size_t size, const char *what, Err *e);
 typedef struct { const uint8_t *data; size_t size; } FileMap;
 int map_open(FileMap *m, const char *path, Err *e);
 void map_close(FileMap *m);   // any number of times
+// The path of the mapped file that holds this address, NULL where none does. For a handler of SIGBUS,
+// which is what reading beyond the end of a file gives that others have cut short meanwhile. Files are
+// mapped and closed by one thread at a time.
+const char *map_path(const void *address);
 
 // Everything from f (a pipe too) with a NUL behind it, at most `limit` bytes. Caller frees *text.
 int read_all(FILE *f, const char *name, size_t limit, char **text, size_t *size, Err *e);
@@ -42,8 +47,16 @@ typedef struct { FILE *f; char *path, *part; uint64_t at; } FileOut;   // at: by
 int out_open(FileOut *o, const char *path, Err *e);
 int out_write(FileOut *o, const void *data, size_t size, Err *e);
 int out_patch(FileOut *o, uint64_t offset, const void *data, size_t size, Err *e); // over old bytes
+int out_flush(FileOut *o, Err *e);                 // what was written can be read, under the name o->part
 int out_commit(FileOut *o, Err *e);
 void out_abort(FileOut *o);
+// Removes the part file of the file opened last, if it is still being written; for a signal handler that
+// ends the program.
+void out_remove_part(void);
+
+// A program started with standard input, output or error closed gets files in their place that cannot be
+// read or written. Else the next file opened would have that number, and what is printed go into it.
+void keep_standard_files(void);
 
 // Set by the mains' SIGINT / SIGTERM handlers; polled by long loops.
 extern volatile sig_atomic_t interrupted;

@@ -230,10 +230,11 @@ typedef struct {
     RankPart *part;                // (slots, MOST_WAYS, MOST_PARTS)
     int (*set)[MOST_WAYS][MOST_PARTS];         // of each part; 0: a matrix of the feed-forward
     int *layer, *matrix, n;        // of each slot
+    int room;                      // slots that there is room for; the one behind the last may be begun
 } Board;
 
 static void board_free(Board *b) {
-    for (int i = 0; b->part && i < b->n * MOST_WAYS * MOST_PARTS; i++)
+    for (int i = 0; b->part && i < b->room * MOST_WAYS * MOST_PARTS; i++)
         free((void *)(uintptr_t)b->part[i].option);
     free(b->slot);
     free(b->way);
@@ -263,7 +264,7 @@ static int fill_board(const Compression *c, Board *b, bool bytes, Err *e) {
     static const int joined[] = {HAS_Q | HAS_K, HAS_V, HAS_O};
     const int layers = (int)c->model->config.n_layers, most = layers * (1 + N_FFN);
     int set[16], n = open_sets(c->o, set);
-    *b = (Board){0};
+    *b = (Board){.room = most};
     b->slot = alloc((size_t)most, sizeof *b->slot, "budget", e);
     b->way = alloc((size_t)most, MOST_WAYS * sizeof *b->way, "budget", e);
     b->part = alloc((size_t)most, MOST_WAYS * MOST_PARTS * sizeof *b->part, "budget", e);

@@ -137,7 +137,10 @@ static int read_factor(const Mat *m, bool transposed, double **u, Err *e) {
             (*u)[transposed ? j * m->rows + i : i * m->cols + j] = row[j];
     }
     free(row);
-    return row && *u ? 0 : -1;
+    if (row && *u) return 0;
+    free(*u);
+    *u = NULL;
+    return -1;
 }
 
 // U_embd (d, r_embd) of a group. Pivoted: rows of the identity at the pivots, X at the rest.

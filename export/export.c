@@ -53,9 +53,46 @@ static void die(const char *message) {
     exit(1);
 }
 
+static volatile sig_atomic_t unread;         // who read the output has gone; the file is made all the same
+
+static void leave(void) {                      // what was printed has arrived, or it is an error
+    if (!fflush(stdout) && !ferror(stdout)) exit(0);
+    if (!unread) die("cannot write to standard output");
+    signal(SIGPIPE, SIG_DFL);                // as a program ends whose output nobody reads on
+    raise(SIGPIPE);
+}
+
 static void on_signal(int signal_number) {
     (void)signal_number;
     interrupted = 1;
+}
+
+// A page of a mapped file cannot be read: others have cut the file short, or its disk fails. All that a
+// handler can do is to say so and end; other bus errors take their usual course.
+static void on_bus(int signal_number, siginfo_t *info, void *context) {
+    const char *path = map_path(info->si_addr);
+    (void)context;
+    if (!path) { signal(signal_number, SIG_DFL); return; }
+    const char *const says[] = {"export: ", path, ": cannot be read any more: was it cut short?\n"};
+    for (int i = 0; i < 3; i++) if (write(STDERR_FILENO, says[i], strlen(says[i])) < 0) break;
+    out_remove_part();
+    _exit(1);
+}
+
+static void on_pipe(int signal_number) {
+    (void)signal_number;
+    unread = 1;
+}
+
+static void catch_signals(void) {
+    struct sigaction stop = {.sa_handler = on_signal}, pipe = {.sa_handler = on_pipe}, hang_up;
+    struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGBUS, &bus, NULL);
+    sigaction(SIGPIPE, &pipe, NULL);
+    if (!sigaction(SIGHUP, NULL, &hang_up) && hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
+    signal(SIGXFSZ, SIG_IGN);                // a file-size limit is a failed write like any other
 }
 
 // ---- the command line ---------------------------------------------------------------------------
@@ -192,8 +229,8 @@ static Job read_options(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
         #define IS(flag) (strcmp(a, flag) == 0)
-        if (IS("-h") || IS("--help")) { fputs(usage, stdout); exit(0); }
-        if (IS("--version")) { printf("tensorllm.c export, %s kernels\n", kernels_isa()); exit(0); }
+        if (IS("-h") || IS("--help")) { fputs(usage, stdout); leave(); }
+        if (IS("--version")) { printf("tensorllm.c export, %s kernels\n", kernels_isa()); leave(); }
         if (IS("--dense")) { o->dense = true; continue; }
         if (IS("--rebuild")) { o->rebuild = true; continue; }
         if (IS("--refit")) { o->refit = true; continue; }
@@ -306,6 +343,7 @@ typedef struct {
     Compression compression;
     float **down;                  // (n_layers) refitted W_down, or NULL
     Plan plan;
+    FileOut out;                   // as planned, written beside until it is what was asked for
 } Export;
 
 static void forget_refit(Export *x) {
@@ -315,6 +353,7 @@ static void forget_refit(Export *x) {
 }
 
 static void export_free(Export *x) {
+    out_abort(&x->out);
     plan_free(&x->plan);
     forget_refit(x);
     compression_free(&x->compression);
@@ -373,11 +412,9 @@ static int calibrate(Export *x, Err *e) {
 }
 
 static int write_plan(Export *x, const char *path, Err *e) {
-    FileOut out = {0};
-    int result = out_open(&out, path, e) || plan_write(&x->plan, &out, progress, x->loud, e) ||
-                 out_commit(&out, e) ? -1 : 0;
-    out_abort(&out);
-    return result;
+    out_abort(&x->out);
+    return out_open(&x->out, path, e) || plan_write(&x->plan, &x->out, progress, x->loud, e) ||
+           out_flush(&x->out, e) ? -1 : 0;
 }
 
 // The dense model and a file made from it, on the windows of a text.
@@ -402,9 +439,9 @@ static int some_windows(const CalibText *all, CalibText *some, Err *e) {
     return 0;
 }
 
-// Rise of the loss on some windows of the calibration text; the dense model sees them once. *rise stays
-// as it is where there is no loss.
-static int measure_loss(Export *x, const char *path, double *rise, Err *e) {
+// What was written raises the loss on some windows of the calibration text by *rise; the dense model sees
+// them once. *rise stays as it is where there is no loss.
+static int measure_loss(Export *x, double *rise, Err *e) {
     CalibText some;
     Comparison dense, c;
     Gguf g = {0};
@@ -415,7 +452,7 @@ static int measure_loss(Export *x, const char *path, double *rise, Err *e) {
         result = compare_models(&x->model, NULL, &some, &dense, progress, x->loud, e);
         if (!result) x->dense_loss = dense.loss[0];
     }
-    if (!result) result = gguf_open(&g, path, e) || model_bind(&m, &g, e) ||
+    if (!result) result = gguf_open(&g, x->out.part, e) || model_bind(&m, &g, e) ||
                           compare_models(&m, NULL, &some, &c, progress, x->loud, e) ? -1 : 0;
     if (!result) *rise = c.loss[0] - x->dense_loss;
     model_free(&m);
@@ -436,14 +473,14 @@ static int verify(Export *x, Comparison *c, Err *e) {
     return result;
 }
 
-// --refit: from a file just written to W_down of every layer, for the plan to be made anew.
-static int refit(Export *x, const char *path, Err *e) {
+// --refit: from what was written to W_down of every layer, for the plan to be made anew.
+static int refit(Export *x, Err *e) {
     const RefitOptions how = {.ridge = 1, .feedback = 1, .type = x->job->o.type};
     Gguf g = {0};
     Model m = {0};
     int result = -1;
     x->down = alloc((size_t)x->model.config.n_layers, sizeof *x->down, "refitted matrices", e);
-    if (x->down && !gguf_open(&g, path, e) && !model_bind(&m, &g, e) &&
+    if (x->down && !gguf_open(&g, x->out.part, e) && !model_bind(&m, &g, e) &&
         !refit_down(&x->model, &m, &x->text, how, x->down, progress, x->loud, e)) result = 0;
     model_free(&m);
     gguf_free(&g);
@@ -451,19 +488,19 @@ static int refit(Export *x, const char *path, Err *e) {
     return result;
 }
 
-// One plan, written; with --refit twice.
+// One plan, written beside path; with --refit twice.
 static int plan_and_write(Export *x, const Options *o, const Compression *c, const char *path, Err *e) {
     forget_refit(x);
     for (int turn = 0; turn < (o->refit ? 2 : 1); turn++) {
         plan_free(&x->plan);
-        if ((turn && refit(x, path, e)) || plan_make(&x->plan, o, &x->source, &x->model, c, e) ||
+        if ((turn && refit(x, e)) || plan_make(&x->plan, o, &x->source, &x->model, c, e) ||
             write_plan(x, path, e)) return -1;
     }
     return 0;
 }
 
-// Plans, writes and measures. --loss: what was predicted for the measured loss is corrected and
-// tried again, until it is kept and nearly used up; no file is left where that fails.
+// Plans, writes and measures; then what was written takes its name. --loss: what was predicted for the
+// measured loss is corrected and tried again, until it is kept and nearly used up.
 static int make_file(Export *x, double *measured, Err *e) {
     const Options *o = &x->job->o;
     const Compression *c = moments_wanted(o) || o->ffn ? &x->compression : NULL;
@@ -472,20 +509,17 @@ static int make_file(Export *x, double *measured, Err *e) {
     for (int i = 0;; i++) {
         if (plan_and_write(x, &now, c, o->out, e)) return -1;
         if (!x->job->quiet && i == 0) fputs(x->plan.notes, stderr);
-        if (!x->text.count) return 0;
-        if (measure_loss(x, o->out, measured, e)) return -1;
+        if (!x->text.count) return out_commit(&x->out, e);
+        if (measure_loss(x, measured, e)) return -1;
         const bool kept = *measured <= o->loss;
-        if (o->loss <= 0 || (kept && (i >= 3 || *measured > 0.9 * o->loss))) return 0;
-        if (i >= 8) {
-            remove(o->out);
-            return fail(e, "--loss %g: not reached, %g after %d tries", o->loss, *measured, i + 1);
-        }
+        if (o->loss <= 0 || (kept && (i >= 3 || *measured > 0.9 * o->loss))) return out_commit(&x->out, e);
+        if (i >= 8) return fail(e, "--loss %g: not reached, %g after %d tries", o->loss, *measured, i + 1);
         const double ratio = o->loss / (*measured > 1e-6 ? *measured : 1e-6);
         now.loss *= 0.97 * (ratio > 4 ? 4 : ratio < 0.25 ? 0.25 : ratio);
     }
 }
 
-// Files at other budgets, written beside the output, measured and removed.
+// What would be written at other budgets, beside the output, measured and removed.
 // A ratio that is beyond the smallest ranks is said and left out. Returns how many points there are.
 static int measure_sweep(Export *x, SweepPoint *point, Err *e) {
     const Job *j = x->job;
@@ -500,8 +534,8 @@ static int measure_sweep(Export *x, SweepPoint *point, Err *e) {
             if (x->loud) fprintf(stderr, "note: --sweep %g is left out: %s\n", j->sweep[i], e->msg);
             continue;
         }
-        if (!result) result = measure_loss(x, path, &point[n].measured, e);
-        remove(path);
+        if (!result) result = measure_loss(x, &point[n].measured, e);
+        out_abort(&x->out);
         if (result) return -1;
         point[n].ratio = j->sweep[i];
         point[n++].predicted = x->plan.predicted;
@@ -579,7 +613,8 @@ static int take_apart(Export *x, Err *e) {
     return model_bind(&x->model, &x->source.g, e);
 }
 
-static int export_model(const Job *j, Err *e) {
+// made: the file stands there; what went wrong came after it.
+static int export_model(const Job *j, bool *made, Err *e) {
     const Options *o = &j->o;
     Export x = {.job = j, .loud = j->quiet ? NULL : stderr, .dense_loss = NAN};
     const double start = seconds();
@@ -594,6 +629,7 @@ static int export_model(const Job *j, Err *e) {
         model_bind(&x.model, &x.source.g, e) || (j->verify && can_verify(&x.model, e)) ||
         (!o->dense && !o->rebuild && take_apart(&x, e)) || plan_check(o, &x.source, &x.model, e) ||
         (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;
+    *made = true;
     if (!j->quiet) table(&x.plan, measured, seconds() - start);
     if (j->verify && verify(&x, &c, e)) goto done;
     if (j->report && write_report(&x, j->verify ? &c : NULL, measured, seconds() - start, e)) goto done;
@@ -604,16 +640,17 @@ done:
 }
 
 int main(int argc, char **argv) {
+    keep_standard_files();
     Job j = read_options(argc, argv);
-    struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
-    sigaction(SIGINT, &stop, NULL);
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGXFSZ, &ignore, NULL);       // a file-size limit is a failed write like any other
+    catch_signals();
     check_output(&j.o);
     Err e = {""};
     j.command = command_of(argc, argv);
-    if (export_model(&j, &e)) die(interrupted ? "interrupted, nothing was written" : e.msg);
+    bool made = false;
+    if (export_model(&j, &made, &e))
+        die(!interrupted ? e.msg : made ? "interrupted: the file is written, what should follow is not"
+                                        : "interrupted, nothing was written");
     free(j.command);
-    if (fflush(stdout) || ferror(stdout)) die("cannot write to standard output");
+    leave();
     return 0;
 }

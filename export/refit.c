@@ -115,7 +115,8 @@ static int factorise(const Refit *r, Err *e) {
     for (int tries = 0; tries < 6; tries++, ridge *= 10) {
         memcpy(r->l, r->h, (size_t)(f * f) * sizeof *r->l);
         for (int64_t i = 0; i < f; i++) r->l[i * f + i] += ridge * mean;
-        if (!cholesky(r->l, f, e)) return 0;
+        const int result = cholesky(r->l, f, e);
+        if (result != -1) return result ? -1 : 0;
     }
     return -1;
 }

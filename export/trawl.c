@@ -122,8 +122,9 @@ static int factorise(Cp *p, int mode, double *ridge, Err *e) {
     for (*ridge = 1e-12;; *ridge *= 100) {
         for (int64_t i = 0; i < rank * rank; i++) p->normal[i] = x[i] * y[i];
         for (int64_t r = 0; r < rank; r++) p->normal[r * rank + r] += *ridge;
-        if (cholesky(p->normal, rank, e) == 0) return 0;
-        if (!(*ridge < 1)) return -1;
+        const int result = cholesky(p->normal, rank, e);
+        if (result == 0) return 0;
+        if (result == -2 || !(*ridge < 1)) return -1;
     }
 }
 

@@ -15,7 +15,8 @@
 #include "../core/unicode.h"
 #include "source.h"
 
-enum { MAX_TOKENS = 1 << 24, MAX_PATH = 4096 };
+// Names that a file lists are looked for one by one: so many at most.
+enum { MAX_TOKENS = 1 << 24, MAX_PATH = 4096, MAX_NAMED = 4096, MAX_POST = 64 };
 static const size_t max_file = (size_t)512 << 20;
 
 // ---- 1 building ---------------------------------------------------------------------------------
@@ -302,6 +303,7 @@ static int score_merges(Build *b, const Json *merges) {
 static int read_post(Build *b, const Json *j) {
     Vocab *v = b->v;
     const Json *type = json_get(j, "type"), *list = json_get(j, "processors");
+    if (list && list->count > MAX_POST) return refuse(b, "post_processor", j);
     if (same(type, "Sequence") && list)
         for (const Json *p = list->child; p; p = p->next)
             if (!same(json_get(p, "type"), "Sequence") && read_post(b, p)) return -1;
@@ -314,6 +316,7 @@ static int read_post(Build *b, const Json *j) {
         v->add_eos = v->eos >= 0;
     } else if (same(type, "TemplateProcessing") && single) {
         bool behind = false;
+        if (single->count > MAX_POST) return refuse(b, "post_processor", j);
         for (const Json *p = single->child; p; p = p->next) {
             const Json *id = json_path(p, "SpecialToken.id");
             behind |= json_get(p, "Sequence") != NULL;
@@ -878,7 +881,7 @@ static int special_id(Vocab *v, const Json *j) {
     return id;
 }
 
-static void read_special(Vocab *v, const Json *root) {
+static int read_special(Vocab *v, const Json *root, const char *folder, Err *e) {
     bool wpm = v->kind == VOCAB_WPM;
     int unused;
     const struct { const char *name; int *id; } named[] = {
@@ -889,7 +892,10 @@ static void read_special(Vocab *v, const Json *root) {
     for (size_t i = 0; i < sizeof named / sizeof *named; i++)
         if ((j = json_get(root, named[i].name))) *named[i].id = special_id(v, j);
     j = json_get(root, "additional_special_tokens");
+    if (j && j->count > MAX_NAMED)
+        return fail(e, "%s: %u additional_special_tokens, at most %d are read", folder, j->count, MAX_NAMED);
     if (j && j->type == J_ARRAY) for (j = j->child; j; j = j->next) special_id(v, j);
+    return 0;
 }
 
 // What else tokenizer_config.json says of the text.
@@ -919,13 +925,14 @@ int vocab_read_config(Vocab *v, const char *folder, Err *e) {
     JsonDoc doc;
     int status = read_config(folder, "special_tokens_map.json", &doc, e);
     if (status < 0) return -1;
-    if (!status) read_special(v, doc.root);
+    if (!status) status = read_special(v, doc.root, folder, e);
     json_free(&doc);
+    if (status < 0) return -1;
 
     status = read_config(folder, "tokenizer_config.json", &doc, e);
     if (status < 0) return -1;
+    if (!status) status = read_special(v, doc.root, folder, e);
     if (!status) {
-        read_special(v, doc.root);
         read_rules(v, doc.root);
         const Json *chat = json_get(doc.root, "chat_template");
         if (chat && chat->type == J_ARRAY) {               // several by name

@@ -1,8 +1,8 @@
 // Tests of core/gguf: what is built is read back the same; what is broken is refused, and whatever
 // is accepted lies inside its buffer. Buffers have exactly the file's size, so that a sanitizer
 // sees every byte too far.
+#include "raw.h"
 #include "test.h"
-#include "../core/gguf.h"
 
 #include <dirent.h>
 #include <unistd.h>
@@ -423,25 +423,6 @@ static int wrong_amounts(void) {
 
 // ---- broken files -------------------------------------------------------------------------------
 
-typedef struct { uint8_t bytes[1024]; size_t n; } Raw;
-static void raw(Raw *r, const void *p, size_t n) { memcpy(r->bytes + r->n, p, n), r->n += n; }
-static void raw_u32(Raw *r, uint32_t v) { raw(r, &v, sizeof v); }
-static void raw_u64(Raw *r, uint64_t v) { raw(r, &v, sizeof v); }
-static void raw_str(Raw *r, const char *s, size_t n) { raw_u64(r, n), raw(r, s, n); }
-static Raw raw_head(uint32_t version, uint64_t n_tensors, uint64_t n_kv) {
-    Raw r = {.n = 0};
-    raw(&r, "GGUF", 4), raw_u32(&r, version), raw_u64(&r, n_tensors), raw_u64(&r, n_kv);
-    return r;
-}
-static void raw_tensor(Raw *r, const char *name, uint32_t type, uint64_t offset, uint64_t ne0,
-                       uint64_t ne1) {
-    raw_str(r, name, strlen(name)), raw_u32(r, 2), raw_u64(r, ne0), raw_u64(r, ne1);
-    raw_u32(r, type), raw_u64(r, offset);
-}
-static void raw_data(Raw *r, size_t n) {
-    while (r->n % 32) r->bytes[r->n++] = 0;
-    memset(r->bytes + r->n, 1, n), r->n += n;
-}
 static int verdict(const Raw *r, bool good, const char *says) {
     Err e = {""};
     int result = try_parse(r->bytes, r->n, &e);

@@ -102,6 +102,72 @@ static int writes(void) {
     return PASS;
 }
 
+// What is flushed can be read under its other name; and a signal handler can remove it.
+static int half_written(void) {
+    Err e = {""};
+    FileOut o;
+    char *text;
+    size_t size;
+    const char *path = temp("half");
+    CHECK(!out_open(&o, path, &e) && !out_write(&o, "so far", 6, &e) && !out_flush(&o, &e), "%s", e.msg);
+    CHECK(!read_file(o.part, 100, &text, &size, &e) && size == 6 && !memcmp(text, "so far", 6), "%s", e.msg);
+    free(text);
+    CHECK(!out_write(&o, "!", 1, &e) && !out_flush(&o, &e) && !exists(path), "%s", e.msg);
+    out_remove_part();
+    CHECK(!exists(temp("half.part")) && !exists(path), "it stays");
+    out_abort(&o);
+    out_remove_part();
+    CHECK(out_flush(&o, &e) && strstr(e.msg, "not open"), "%s", e.msg);
+    CHECK(!out_open(&o, path, &e), "%s", e.msg);
+    interrupted = 1;
+    CHECK(out_flush(&o, &e) && strstr(e.msg, "interrupted") && !exists(temp("half.part")), "%s", e.msg);
+    interrupted = 0;
+    return PASS;
+}
+
+// Which of the mapped files an address is in.
+static int addresses(void) {
+    Err e = {""};
+    FileMap m[3];
+    char name[3][128];
+    for (int i = 0; i < 3; i++) {
+        snprintf(name[i], sizeof *name, "%s", temp(i == 0 ? "first" : i == 1 ? "second" : "third"));
+        FILE *f = fopen(name[i], "wb");
+        CHECK(f && fputs("some bytes", f) >= 0 && !fclose(f), "%s", name[i]);
+        CHECK(!map_open(&m[i], name[i], &e), "%s", e.msg);
+    }
+    for (int i = 0; i < 3; i++) {
+        const char *first = map_path(m[i].data), *last = map_path(m[i].data + 9);
+        CHECK(first && last && !strcmp(first, name[i]) && !strcmp(last, name[i]), "%d: %s", i, first ? first : "none");
+        CHECK(!map_path(m[i].data + 10), "%d: behind its end", i);
+    }
+    const uint8_t *second = m[1].data;
+    map_close(&m[1]);
+    CHECK(!map_path(second) && !map_path(&e) && !map_path(NULL), "addresses of no file");
+    CHECK(map_path(m[0].data) && map_path(m[2].data), "the others");
+    map_close(&m[0]);
+    map_close(&m[2]);
+    for (int i = 0; i < 3; i++) remove(name[i]);
+    return PASS;
+}
+
+// Closed standard files are filled up, so that no other file gets their numbers.
+static int standard_files(void) {
+    int kept[3];
+    for (int i = 0; i < 3; i++) kept[i] = dup(i);
+    fflush(stdout);
+    for (int i = 0; i < 3; i++) close(i);
+    keep_standard_files();
+    char byte = 0;
+    bool reads = read(0, &byte, 1) >= 0, writes = write(1, &byte, 1) >= 0 || write(2, &byte, 1) >= 0;
+    int next = dup(0);
+    for (int i = 0; i < 3; i++) dup2(kept[i], i), close(kept[i]);
+    close(next);
+    CHECK(!reads && !writes, "closed files can be used");
+    CHECK(next > 2, "the next file is %d", next);
+    return PASS;
+}
+
 static int bad_targets(void) {
     Err e = {""};
     FileOut o;
@@ -197,6 +263,7 @@ static int measures(void) {
 
 static const Test tests[] = {
     {"sizes", sizes}, {"errors", errors}, {"memory", memory}, {"writes", writes},
+    {"half written", half_written}, {"addresses", addresses}, {"standard files", standard_files},
     {"bad targets", bad_targets}, {"full disk", full_disk}, {"reads", reads},
     {"chance", chance}, {"measures", measures},
 };

@@ -36,24 +36,26 @@ char *ids_text(const Loaded *l, const int *ids, int64_t n, bool alone, Err *e) {
     Decoder d = {.special = alone, .started = !alone};
     for (int64_t i = 0; f && i < n; i++) fputs(tokenizer_decode(l->tokenizer, &d, ids[i]), f);
     if (f) fputs(tokenizer_decode_end(l->tokenizer, &d), f);
-    if (f && fclose(f) == 0) return text;
+    bool broken = f && ferror(f);
+    if (f && fclose(f) == 0 && !broken) return text;
     free(text);
     fail(e, "out of memory");
     return NULL;
 }
 
-// The fewest last ids whose text is the answer, as LASER finds them; -1: none are.
-static int64_t answer_length(const Loaded *l, const Ids *whole, const char *answer) {
+// The fewest last ids whose text is the answer, as LASER finds them; 0: none are. -1: no memory.
+static int64_t answer_length(const Loaded *l, const Ids *whole, const char *answer, Err *e) {
     size_t most = 3 * strlen(answer) + 64;       // a part of a character decodes to three bytes
     for (int64_t k = 1; k <= whole->n; k++) {
-        char *text = ids_text(l, whole->id + whole->n - k, k, true, NULL);
+        char *text = ids_text(l, whole->id + whole->n - k, k, true, e);
         if (!text) return -1;
-        bool same = text_same(text, answer), longer = strlen(text) > most;
+        int same = text_same(text, answer, e);
+        bool longer = strlen(text) > most;
         free(text);
-        if (same) return k;
+        if (same) return same < 0 ? -1 : k;
         if (longer) break;
     }
-    return -1;
+    return 0;
 }
 
 // The prompt without the masks it ends in, *masks of them. Caller frees.
@@ -110,7 +112,8 @@ static int code_whole(Coded *c, const Loaded *l, const Item *it, const char *tex
         int status = joined ? text_ids(l, joined, !masked, w, e) : -1;
         free(joined);
         if (status) return -1;
-        int64_t k = it->kind == ITEM_ANSWER ? answer_length(l, w, it->text[i]) : -1;
+        int64_t k = it->kind == ITEM_ANSWER ? answer_length(l, w, it->text[i], e) : 0;
+        if (k < 0) return -1;
         c->from[i] = k > 0 ? w->n - k : ids_common(w->id, w->n, before->id, before->n);
         if (c->from[i] == w->n) return fail(e, "\"%.60s\" adds no tokens to the prompt", it->text[i]);
         if (c->from[i] == 0 && !masked) return fail(e, "no token stands before the answer");

@@ -45,22 +45,22 @@ static char *lower(const char *s, size_t n) {
     return out;
 }
 
-bool text_holds(const char *text, const char *answer) {
+int text_holds(const char *text, const char *answer, Err *e) {
     size_t n;
     answer = strip(answer, &n);
     char *a = lower(answer, n), *t = lower(text, strlen(text));
-    bool holds = a && t && strstr(t, a);
+    int holds = a && t ? strstr(t, a) != NULL : fail(e, "out of memory for an answer");
     free(a);
     free(t);
     return holds;
 }
 
-bool text_same(const char *a, const char *b) {
+int text_same(const char *a, const char *b, Err *e) {
     size_t na, nb;
     a = strip(a, &na);
     b = strip(b, &nb);
     char *la = lower(a, na), *lb = lower(b, nb);
-    bool same = la && lb && strcmp(la, lb) == 0;
+    int same = la && lb ? strcmp(la, lb) == 0 : fail(e, "out of memory for an answer");
     free(la);
     free(lb);
     return same;
@@ -151,7 +151,8 @@ static int read_id(Item *it, const Json *id, const Place *at) {
         free(copy);
         if (!copy) { fclose(f); return -1; }
     }
-    return fclose(f) ? bad(at, "out of memory") : 0;
+    bool broken = ferror(f) != 0;
+    return fclose(f) || broken ? bad(at, "out of memory") : 0;
 }
 
 static int read_item(Item *it, const Json *root, const Place *at) {

@@ -30,10 +30,11 @@ int judge_answer(const Item *it, Outcome *o, Err *e) {
     char *all = alloc(strlen(it->prompt) + strlen(o->text) + 1, 1, "a text", e);
     if (!all) return -1;
     sprintf(all, "%s%s", it->prompt, o->text);
-    o->right = text_holds(all, it->text[0]);
-    o->strict = text_holds(o->text, it->text[0]);
+    int right = text_holds(all, it->text[0], e), strict = text_holds(o->text, it->text[0], e);
     free(all);
-    return 0;
+    o->right = right > 0;
+    o->strict = strict > 0;
+    return right < 0 || strict < 0 ? -1 : 0;
 }
 
 // ---- many -----------------------------------------------------------------------------------------
@@ -170,7 +171,8 @@ int write_outcomes(FileOut *out, const Items *items, const Outcome *a, const Out
             }
             fputs("}\n", f);
         }
-        int status = !f || fclose(f) ? fail(e, "out of memory") : out_write(out, line, size, e);
+        bool broken = f && ferror(f);
+        int status = !f || fclose(f) || broken ? fail(e, "out of memory") : out_write(out, line, size, e);
         free(line);
         if (status) return -1;
     }

@@ -57,8 +57,9 @@ static int fill_answer(Masked *r, const Item *it, const Coded *c, Outcome *o, Er
     free(f.ids);
     if (status || masked_loss(r, c, 0, &o->loss, e)) return -1;
     o->loss /= (double)(c->whole[0].n - c->from[0] + 1);
-    o->right = o->strict = text_holds(o->text, it->text[0]);
-    return 0;
+    int right = text_holds(o->text, it->text[0], e);
+    o->right = o->strict = right > 0;
+    return right < 0 ? -1 : 0;
 }
 
 typedef struct { int64_t vocab; const int *next; int n; double *log_p; } Next;

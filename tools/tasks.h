@@ -25,10 +25,10 @@ int items_read(Items *items, const char *path, int64_t limit, Err *e);
 void items_free(Items *items);
 
 // Whether text holds answer: both in lower case (each code point by itself), the answer without
-// the white space around it.
-bool text_holds(const char *text, const char *answer);
-// Whether two texts are the same but for case and the white space around them.
-bool text_same(const char *a, const char *b);
+// the white space around it. -1: no memory.
+int text_holds(const char *text, const char *answer, Err *e);
+// Whether two texts are the same but for case and the white space around them. -1: no memory.
+int text_same(const char *a, const char *b, Err *e);
 // "prompt text", joined by one space unless there is white space already. NULL: no memory. Caller frees.
 char *text_join(const char *prompt, const char *text, Err *e);
 int64_t text_length(const char *s);            // code points
