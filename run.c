@@ -358,8 +358,9 @@ static int default_system(const ChatFormat *f, Str t, char **to, Err *e) {
         at += strlen("<|im_start|>system");
         if (!(end = find(at, (size_t)(stop - at), "<|im_end|>"))) break;
         at += *at == '\n' ? 1 : at[0] == '\\' && at[1] == 'n' ? 2 : 0;
-        if (end <= at || memchr(at, '{', (size_t)(end - at)) || memchr(at, '\'', (size_t)(end - at))) continue;
-        return (*to = strndup(at, (size_t)(end - at))) ? 0 : fail(e, "out of memory");
+        const size_t n = end > at ? (size_t)(end - at) : 0;
+        if (!n || memchr(at, '{', n) || memchr(at, '\'', n)) continue;
+        return (*to = strndup(at, n)) ? 0 : fail(e, "out of memory");
     }
     return 0;
 }

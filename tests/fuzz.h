@@ -67,7 +67,7 @@ static inline void fuzz_remove_dir(void) { rmdir(fuzz_dir); }
 
 // The path of a file in this process's folder, in memory where the system has such a place.
 static inline const char *fuzz_path(const char *name) {
-    static char path[8][160];
+    static char path[8][320];
     static int turn;
     if (!*fuzz_dir) {
         strcpy(fuzz_dir, access("/dev/shm", W_OK) ? "/tmp/fuzz-XXXXXX" : "/dev/shm/fuzz-XXXXXX");

@@ -72,7 +72,9 @@ int main(int argc, char **argv) {
         if (!replay_folder(argv[i])) replay_file(argv[i]);
     if (argc < 2) {
         snprintf(path, sizeof path, "tests/corpus/%s", strncmp(name, "fuzz_", 5) ? name : name + 5);
-        if (!replay_folder(path)) {
+        bool seeds = replay_folder(path);
+        if (strstr(name, "export")) seeds |= replay_folder("tests/corpus/gguf");     // it begins with these
+        if (!seeds) {
             printf("%s: no such corpus (run it from the top of the tree)\n", path);
             return 2;
         }
