@@ -62,7 +62,7 @@ static void compare(RigModel *const model[2], int kv_type, Err *e) {
     Session s[WAYS];
     double took[WAYS][MEASURES][RUNS], now[MEASURES];
     for (int w = 0; w < WAYS; w++) {
-        SessionConfig c = {CONTEXT, 64, kv_type, form[w]};
+        SessionConfig c = {CONTEXT, 64, kv_type, form[w], false};
         check(session_init(&s[w], &model[w > 0]->m, c, e), e);
         fill(&s[w], rows);
     }

@@ -153,7 +153,7 @@ static inline void fuzz_run(const Model *m, unsigned salt) {
     const Config *c = &m->config;
     Err e = {""};
     const int type = types[salt / 4 % (c->hd % 32 ? 2 : 3)];              // Q8_0 has rows in blocks of 32
-    SessionConfig s = {c->context < 6 ? c->context : 6, 1 + salt % 4, type, (CacheForm)(salt / 12 % 3)};
+    SessionConfig s = {c->context < 6 ? c->context : 6, 1 + salt % 4, type, (CacheForm)(salt / 12 % 3), false};
     Parts p = model_params(m);
     if (!(p.attention + p.ffn + p.embedding + p.output < 1e7)) return;     // it would only be slow
     Session session;

@@ -77,7 +77,7 @@ static int trials(void) {
     Err e = {""};
     for (int form = CACHE_DENSE; form <= CACHE_LATENT; form++) {
         const BenchConfig config = {.repeat = 2, .depths = "0,100,190,201", .fill_seconds = 0, .json = true};
-        char *json = bench((SessionConfig){200, 16, T_F16, (CacheForm)form}, &config, &e);
+        char *json = bench((SessionConfig){200, 16, T_F16, (CacheForm)form, false}, &config, &e);
         CHECK(json, "%s", e.msg);
         int wrong = -1;
         for (int i = 0; i < COUNT(want); i++) {
@@ -91,7 +91,7 @@ static int trials(void) {
         CHECK(random == 100 && from == 136, "%g random positions, from %g", random, from);
     }
     const BenchConfig computed = {.repeat = 1, .depths = "100", .fill_seconds = 60, .json = true};
-    char *json = bench((SessionConfig){200, 16, T_Q8_0, CACHE_AUTO}, &computed, &e);
+    char *json = bench((SessionConfig){200, 16, T_Q8_0, CACHE_AUTO, false}, &computed, &e);
     CHECK(json, "%s", e.msg);
     const double random = value(json, "decode_d100_random"), rate = value(json, "decode_d100_tok_s");
     free(json);
@@ -104,7 +104,7 @@ static int interruption(void) {
     const BenchConfig config = {.repeat = 1, .depths = "0", .fill_seconds = 60, .json = true};
     Err e = {""};
     interrupted = 1;
-    char *json = bench((SessionConfig){200, 16, T_F16, CACHE_AUTO}, &config, &e);
+    char *json = bench((SessionConfig){200, 16, T_F16, CACHE_AUTO, false}, &config, &e);
     interrupted = 0;
     CHECK(!json && strstr(e.msg, "interrupted"), "no failure: %s", e.msg);
     return PASS;

@@ -427,7 +427,7 @@ static int naive_run(Naive *a, const Model *m, const CalibText *t, Err *e) {
     memset(a, 0, sizeof *a);
     a->c = &m->config;
     Session s;
-    SessionConfig sc = {t->window, t->window, T_F32, CACHE_DENSE};
+    SessionConfig sc = {t->window, t->window, T_F32, CACHE_DENSE, false};
     if (session_init(&s, m, sc, e)) return -1;
     s.observer = naive_seen;
     s.observer_ctx = a;

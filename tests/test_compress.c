@@ -36,7 +36,7 @@ static void bench_close(Bench *b) {
 
 static const Options weighted = {.source = "rig.gguf", .layers = "all", .keep = 0.6, .type = -1,
                                  .method = METHOD_FISHER};
-static const SessionConfig session = {64, 8, T_F32, CACHE_DENSE};
+static const SessionConfig session = {64, 8, T_F32, CACHE_DENSE, false};
 
 typedef struct { Plan p; Gguf g; Model m; uint64_t size; Compression c; } Made;
 

@@ -16,7 +16,7 @@ static const Rig rigs[] = {
 };
 static const Options plain = {.source = "folder/rig.gguf/", .scheme = "qkvo", .layers = "all", .method = METHOD_HOOI, .keep = 0.5,
                               .type = -1, .sweeps = 3};
-static const SessionConfig session = {64, 8, T_F32, CACHE_DENSE};
+static const SessionConfig session = {64, 8, T_F32, CACHE_DENSE, false};
 enum { N = 23 };
 static Err err;
 static char path[2][256];                  // of the files written

@@ -83,7 +83,7 @@ static int golden_open(Golden *g, const char *family) {
 }
 
 static double logits_off(const Model *m, const Golden *g, int64_t batch, int kv_type) {
-    const SessionConfig c = {m->config.context, batch, kv_type, CACHE_AUTO};
+    const SessionConfig c = {m->config.context, batch, kv_type, CACHE_AUTO, false};
     float *got = rig_logits(m, c, g->ids, g->n, &err);
     double off = got ? rig_difference(got, g->logits, g->n * m->config.vocab) : INFINITY;
     free(got);

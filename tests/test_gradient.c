@@ -338,7 +338,7 @@ static void observe_layer(void *ctx, const Session *s, int64_t layer, Seen at, i
 static double loss_of_logits(const Model *m, const int *ids) {
     Err e;
     const int64_t vocab = m->config.vocab;
-    float *all = rig_logits(m, (SessionConfig){N, 8, T_F32, CACHE_DENSE}, ids, N, &e);
+    float *all = rig_logits(m, (SessionConfig){N, 8, T_F32, CACHE_DENSE, false}, ids, N, &e);
     double loss = 0;
     for (int64_t t = 0; all && t + 1 < N; t++) {
         double sum = 0;
@@ -358,7 +358,7 @@ static int inputs_are_the_forward_pass(void) {
         CHECK(build(&r, &cases[i], &e) == 0, "%s", e.msg);
         const int *ids = some_ids(r.m.config.vocab, 3);
         CHECK(copy_of(&c, &r.m, ids, N, &e) == 0, "%s", e.msg);
-        const SessionConfig sc = {N, N, T_F32, CACHE_DENSE};
+        const SessionConfig sc = {N, N, T_F32, CACHE_DENSE, false};
         CHECK(session_init(&s, &r.m, sc, &e) == 0, "%s", e.msg);
         seen.c = &r.m.config;
         s.observer = observe_layer;

@@ -13,7 +13,7 @@ static const Rig rigs[] = {
     {"bert", NULL, 40, 4, 4, 10, 64, 61, 2, 64, true, true, false, 0, T_F32, 8},
 };
 static const char *const schemes[] = {"qkvo", "qkv+o", "qk+v+o", "q+k+v+o", "qk+o", "v", "o", "qk", "kv+o"};
-static const SessionConfig plain = {64, 8, T_F32, CACHE_DENSE};
+static const SessionConfig plain = {64, 8, T_F32, CACHE_DENSE, false};
 enum { N = 27 };
 
 static const int *some_ids(int64_t vocab) {
@@ -40,7 +40,7 @@ static int full_rank_is_dense(void) {
             CHECK(tucker.m.config.tucker, "rig %d", i);
             for (int form = 0; form < COUNT(forms); form++)
                 for (int batch = 1; batch <= 16; batch += 15) {
-                    SessionConfig c = {64, batch, T_F32, forms[form]};
+                    SessionConfig c = {64, batch, T_F32, forms[form], false};
                     float *got = rig_logits(&tucker.m, c, ids, N, &e);
                     CHECK(got, "%s", e.msg);
                     double diff = rig_difference(got, want, N * vocab);
@@ -81,7 +81,7 @@ static int factors_equal_their_product(void) {
                 float *want = rig_logits(&rebuilt.m, plain, ids, N, &e);
                 for (int form = 0; form < 2; form++)
                     for (int batch = 1; batch <= 16; batch += 15) {
-                        SessionConfig c = {64, batch, T_F32, forms[form]};
+                        SessionConfig c = {64, batch, T_F32, forms[form], false};
                         float *got = rig_logits(&tucker.m, c, ids, N, &e);
                         CHECK(got && want, "%s", e.msg);
                         double diff = rig_difference(got, want, N * rigs[i].vocab);
@@ -156,7 +156,7 @@ static int check_logits(const RigModel *r, const float *want, double limit, cons
     int64_t vocab = r->m.config.vocab;
     for (int form = CACHE_DENSE; form <= CACHE_LATENT; form++)
         for (int batch = 1; batch <= 16; batch += 15) {
-            float *got = rig_logits(&r->m, (SessionConfig){64, batch, T_F32, (CacheForm)form},
+            float *got = rig_logits(&r->m, (SessionConfig){64, batch, T_F32, (CacheForm)form, false},
                                     some_ids(vocab), N, &e);
             CHECK(got && want, "%s", e.msg);
             double diff = rig_difference(got, want, N * vocab);
@@ -313,7 +313,7 @@ static int same_bits_for_any_threads(void) {
                 float *first = NULL;
                 for (int threads = 1; threads <= 5; threads++) {
                     threads_set(threads);
-                    SessionConfig sc = {64, 8, T_F16, CACHE_DENSE};
+                    SessionConfig sc = {64, 8, T_F16, CACHE_DENSE, false};
                     float *got = rig_logits(&r.m, sc, ids, N, &e);
                     CHECK(got, "%s", e.msg);
                     if (first) CHECK(memcmp(first, got, sizeof(float) * (size_t)(N * c.vocab)) == 0,
@@ -339,8 +339,8 @@ static int batch_equals_single(void) {
             Err e = {""};
             CHECK(rig_build(&r, &c, NULL, &e) == 0, "%s", e.msg);
             const int *ids = some_ids(c.vocab);
-            float *one = rig_logits(&r.m, (SessionConfig){64, 1, kv[type], CACHE_DENSE}, ids, N, &e);
-            float *many = rig_logits(&r.m, (SessionConfig){64, 27, kv[type], CACHE_DENSE}, ids, N, &e);
+            float *one = rig_logits(&r.m, (SessionConfig){64, 1, kv[type], CACHE_DENSE, false}, ids, N, &e);
+            float *many = rig_logits(&r.m, (SessionConfig){64, 27, kv[type], CACHE_DENSE, false}, ids, N, &e);
             float *exact = rig_logits(&r.m, plain, ids, N, &e);
             CHECK(one && many && exact, "%s", e.msg);
             double diff = rig_difference(one, many, N * c.vocab), off = rig_difference(one, exact, N * c.vocab);
@@ -365,7 +365,7 @@ static int timelines_together(void) {
         Err e = {""};
         Session s[4], alone;
         const RigTucker factors = {.scheme = "qk+vo", .r_embd = 20, .r_head = 7};
-        SessionConfig config = {40, 30, T_F32, forms[i % 2]};
+        SessionConfig config = {40, 30, T_F32, forms[i % 2], false};
         if (strcmp(c.arch, "bert") == 0) continue;
         CHECK(rig_build(&r, &c, i % 2 ? &factors : NULL, &e) == 0, "%s", e.msg);
         CHECK(session_init(&s[0], &r.m, config, &e) == 0, "%s", e.msg);
@@ -433,8 +433,8 @@ static int rewinding_repeats(void) {
     while (s.pos < 64) CHECK(forward(&s, ids, 1, &e) == 0, "%s", e.msg);
     CHECK(forward(&s, ids, 1, &e) == -1, "beyond the context");
     session_free(&s);
-    CHECK(session_init(&s, &r.m, (SessionConfig){65, 8, T_F32, 0}, &e) == -1, "context too long");
-    CHECK(session_init(&s, &r.m, (SessionConfig){64, 8, T_Q8_0, 0}, &e) == -1, "q8 rows of 12");
+    CHECK(session_init(&s, &r.m, (SessionConfig){65, 8, T_F32, 0, false}, &e) == -1, "context too long");
+    CHECK(session_init(&s, &r.m, (SessionConfig){64, 8, T_Q8_0, 0, false}, &e) == -1, "q8 rows of 12");
     rig_free(&r);
     return PASS;
 }

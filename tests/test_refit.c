@@ -19,7 +19,7 @@ static int write_text(CalibText *t, const Model *m, int64_t count, int64_t windo
     Sampler pick;
     SamplerConfig draw = {.temp = 1, .top_p = 1, .repeat_penalty = 1};
     *t = (CalibText){.ids = calloc((size_t)(count * window), sizeof(int)), .count = count, .window = window};
-    if (session_init(&s, m, (SessionConfig){window, 1, T_F32, CACHE_DENSE}, &err)) return -1;
+    if (session_init(&s, m, (SessionConfig){window, 1, T_F32, CACHE_DENSE, false}, &err)) return -1;
     if (sampler_init(&pick, m->config.vocab, draw, &err)) return -1;
     pick.state = 5;
     for (int64_t i = 0; i < count; i++) {
@@ -99,7 +99,7 @@ static void look(void *ctx, const Session *s, int64_t layer, Seen at, int64_t n)
 static int look_at(const Model *m, const int *ids, int64_t n, int64_t layer, double *x, double *h) {
     Session s;
     Look k = {layer, x, h};
-    if (session_init(&s, m, (SessionConfig){n, n, T_F32, CACHE_DENSE}, &err)) return -1;
+    if (session_init(&s, m, (SessionConfig){n, n, T_F32, CACHE_DENSE, false}, &err)) return -1;
     s.observer = look;
     s.observer_ctx = &k;
     int status = forward(&s, ids, n, &err);
@@ -392,7 +392,7 @@ static int layers_make_forward(void) {
     enum { N = 29 };
     Bench b;
     Session s;
-    SessionConfig c = {2 * N, N, T_F32, CACHE_DENSE};
+    SessionConfig c = {2 * N, N, T_F32, CACHE_DENSE, false};
     CHECK(bench_make(&b, &rig, &cut, 1, 2 * N) == 0 && session_init(&s, &b.small.m, c, &err) == 0, "%s", err.msg);
     const int64_t vocab = b.small.m.config.vocab;
     float *want = rig_logits(&b.small.m, c, b.t.ids, 2 * N, &err);

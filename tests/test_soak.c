@@ -75,7 +75,7 @@ static int generate(Loaded *l, int i, int64_t most) {
     Sampler sampler;
     SamplerConfig how = {.temp = i % 2 ? 0.8f : 0, .top_k = 40, .top_p = 0.95f, .repeat_penalty = 1.1f,
         .repeat_last = 8, .seed = 1};
-    SessionConfig config = {c->context < 64 ? c->context : 64, 1 + i % 7, types[i / 2 % 2], (CacheForm)(i / 4 % 3)};
+    SessionConfig config = {c->context < 64 ? c->context : 64, 1 + i % 7, types[i / 2 % 2], (CacheForm)(i / 4 % 3), false};
     size_t n;
     int *ids = ids_of(l, i, &n);
     if (!ids || (int64_t)n > config.context || session_init(&s, &l->m, config, &err)) { free(ids); return -1; }
@@ -140,7 +140,7 @@ static int chats(void) {
     SamplerConfig how = {.temp = 0.9f, .top_k = 20, .top_p = 0.95f, .repeat_penalty = 1.1f, .repeat_last = 16,
         .seed = 3};
     CHECK(!load(&l, "tests/corpus/gguf/wide.gguf"), "%s", err.msg);
-    CHECK(!session_init(&s, &l.m, (SessionConfig){64, 8, T_F16, CACHE_AUTO}, &err), "%s", err.msg);
+    CHECK(!session_init(&s, &l.m, (SessionConfig){64, 8, T_F16, CACHE_AUTO, false}, &err), "%s", err.msg);
     CHECK(!sampler_init(&sampler, (int)l.m.config.vocab, how, &err), "%s", err.msg);
     int turns = 0;
     size_t before = 0;
@@ -178,7 +178,7 @@ static int filled(void) {
     for (int batch = 1; batch <= 64; batch += 63) {
         Session s;
         int ids[1024], id = 5;
-        CHECK(!session_init(&s, &l.m, (SessionConfig){context, batch, T_F16, CACHE_AUTO}, &err), "%s", err.msg);
+        CHECK(!session_init(&s, &l.m, (SessionConfig){context, batch, T_F16, CACHE_AUTO, false}, &err), "%s", err.msg);
         for (int i = 0; i < 1024; i++) ids[i] = 3 + i * 7 % 2000;
         CHECK(!prefill(&s, ids, context - 1, &err) && !forward(&s, &id, 1, &err) && s.pos == context, "%s", err.msg);
         const float *out = logits(&s, s.n - 1, 1);
@@ -235,7 +235,7 @@ static int long_prompts(void) {
             model_free(&r.m);
             gguf_free(&r.g);
             CHECK(!gguf_build(r.b, "rig", &r.g, &err) && !model_bind(&r.m, &r.g, &err), "%s", err.msg);
-            CHECK(!session_init(&s, &r.m, (SessionConfig){(int64_t)count, 64, T_F16, CACHE_AUTO}, &err), "%s",
+            CHECK(!session_init(&s, &r.m, (SessionConfig){(int64_t)count, 64, T_F16, CACHE_AUTO, false}, &err), "%s",
                 err.msg);
             CHECK(!prefill(&s, ids, (int64_t)count, &err) && s.pos == (int64_t)count, "%s", err.msg);
             const float *out = logits(&s, s.n - 1, 1);
