@@ -12,8 +12,10 @@
 enum {
     BLOCK = 256,           // positions whose scores are held at a time
     BLOCK_REBUILT = 64,    // fewer where their keys or values are made first
-    SEGMENT = 256,         // positions that share one running maximum; the last has no end
-    SEGMENTS = 64,
+    SEGMENT = 256,         // positions that share one running maximum: 32 times 256, 16 times 512, 16 times
+    HALF = 16,             // 1024, … as long as that doubles what is before; the last has no end
+    SIZES = 6,
+    SEGMENTS = (SIZES + 1) * HALF,
     ROWS = 72,             // rows (queries times heads) of a task that read each cache block once
     ROWS_REBUILD = 192,    // more where V is rebuilt for every task
 };
@@ -282,7 +284,16 @@ static Mat expand_rows(const Expand *x, const Shape *s, int64_t g, int64_t rows)
                  x->m->type};
 }
 
-static int64_t segment_of(int64_t position) { return least(position / SEGMENT, SEGMENTS - 1); }
+static int64_t segment_of(int64_t position) {
+    int64_t k = 0;                                 // of the size SEGMENT 2^k
+    while (k < SIZES - 1 && position / (SEGMENT << k) >= 2 * HALF) k++;
+    return least(k * HALF + position / (SEGMENT << k), SEGMENTS - 1);
+}
+
+static int64_t segment_begin(int64_t s) {
+    const int64_t k = s < 2 * HALF ? 0 : s / HALF - 1;
+    return (s - k * HALF) * (SEGMENT << k);
+}
 
 // The first position that query i sees.
 static int64_t first_seen(const Attend *a, int64_t i) {
@@ -440,9 +451,9 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
         float *sum = j->split ? j->split_sum + at : t->seg_sum;
         float *acc = j->split ? j->split_acc + at * width : t->seg_acc;
         clear(max, sum, acc, rows, width);
-        const int64_t from = most(s * SEGMENT, first_seen(a, i0) / j->block * j->block);
+        const int64_t from = most(segment_begin(s), first_seen(a, i0) / j->block * j->block);
         const int64_t past = seen_end(a, i1 - 1);
-        const int64_t to = s == SEGMENTS - 1 ? past : least((s + 1) * SEGMENT, past);
+        const int64_t to = s == SEGMENTS - 1 ? past : least(segment_begin(s + 1), past);
         for (int64_t p = from; p < to; p += j->block)
             attend_block(j, t, i0, i1, g0, g1, p, least(to - p, j->block), max, sum, acc,
                          p + j->block < to ? cache_rows(a->cache, part, g0, p + j->block, 1).data : next);
@@ -458,6 +469,14 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
 
 // ---- sharing out --------------------------------------------------------------------------------
 
+// Where the keys of a split query's task begin, or what they are made of.
+static const void *task_keys(const Job *j, int64_t task) {
+    const Cache *c = j->a->cache;
+    if (task >= j->tasks) return NULL;
+    const int64_t s = j->first_segment + j->n_segments - 1 - task / j->n_groups;
+    return cache_rows(c, c->k_width ? KEYS : LATENTS, task % j->n_groups * j->group, segment_begin(s), 1).data;
+}
+
 // Threads take the next task until none is left: which one takes it changes no result.
 static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
     Job *j = ctx;
@@ -466,16 +485,14 @@ static void attend_worker(void *ctx, int64_t begin, int64_t end, int thread) {
     (void)begin;
     (void)end;
     for (;;) {
-        // The last queries see most, so their chunks go first.
+        // The last queries see most, the last segments may be the longest: they go first.
         const int64_t task = __atomic_fetch_add(&j->next, 1, __ATOMIC_RELAXED);
         if (task >= j->tasks) return;
         const int64_t group = task % j->n_groups, rest = task / j->n_groups;
         const int64_t g0 = group * j->group, g1 = least(g0 + j->group, j->shape.n_kv);
         if (j->split) {
-            const int64_t s = j->first_segment + rest;
-            const int64_t then = task + j->threads;
-            attend_task(j, &t, 0, 1, g0, g1, s, s + 1, then < j->tasks ? 
-                        cache_rows(j->a->cache, j->a->cache->k_width ? KEYS : LATENTS, then % j->n_groups * j->group, (j->first_segment + then / j->n_groups) * SEGMENT, 1).data : NULL);
+            const int64_t s = j->first_segment + j->n_segments - 1 - rest;
+            attend_task(j, &t, 0, 1, g0, g1, s, s + 1, task_keys(j, task + j->threads));
         } else {
             const int64_t i0 = (j->n_chunks - 1 - rest) * j->chunk;
             const int64_t i1 = least(i0 + j->chunk, j->a->n);
@@ -555,10 +572,10 @@ void attend(const Attend *a, AttendScratch *s) {
     j.n_chunks = (a->n + j.chunk - 1) / j.chunk;
     j.tasks = j.n_groups * (j.split ? j.n_segments : j.n_chunks);
 
-    // A thread for every 64 k multiply-adds or so.
+    // A thread for every 160 k multiply-adds or so: two microseconds.
     const double work = (double)a->n * (double)a->n_heads * (double)seen *
                         (double)(j.early ? c->k_width + c->z_width + j.width : a->q_width + j.width);
-    const int64_t useful = work > 65536.0 * 256 ? 256 : (int64_t)(work / 65536) + 1;
+    const int64_t useful = work > 163840.0 * 256 ? 256 : (int64_t)(work / 163840) + 1;
     if (j.split && j.early)
         parallel_for(c->n_kv, (c->n_kv + threads - 1) / threads, absorb_worker, &j);
     parallel_for(least(least(threads, useful), j.tasks), 1, attend_worker, &j);
