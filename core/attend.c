@@ -205,7 +205,8 @@ static size_t part_layout(const Shape *s, float *mem, Part *p) {
     const size_t q = (size_t)s->q_width, z = (size_t)s->z_width, out = (size_t)s->out_width;
     float *seen;
     const struct { float **at; size_t rows, cols; } need[] = {
-        {&p->q, rows, q}, {&p->qz, rows, z}, {&p->s, rows, BLOCK}, {&seen, rows, sizeof(RowSpan) / sizeof(float)},
+        {&p->q, rows, q}, {&p->qz, rows, z}, {&p->s, rows, BLOCK},
+        {&seen, rows, sizeof(RowSpan) / sizeof(float)},
         {&p->max, rows, 1}, {&p->sum, rows, 1}, {&p->seg_max, rows, 1}, {&p->seg_sum, rows, 1},
         {&p->acc, rows, width}, {&p->seg_acc, rows, width}, {&p->y, rows, out},
         {&p->z, BLOCK_REBUILT, (size_t)most(s->v_width, s->z_width)}, {&p->k, BLOCK_REBUILT, z ? q : 0},
@@ -474,7 +475,8 @@ static const void *task_keys(const Job *j, int64_t task) {
     const Cache *c = j->a->cache;
     if (task >= j->tasks) return NULL;
     const int64_t s = j->first_segment + j->n_segments - 1 - task / j->n_groups;
-    return cache_rows(c, c->k_width ? KEYS : LATENTS, task % j->n_groups * j->group, segment_begin(s), 1).data;
+    const int64_t g = task % j->n_groups * j->group;
+    return cache_rows(c, c->k_width ? KEYS : LATENTS, g, segment_begin(s), 1).data;
 }
 
 // Threads take the next task until none is left: which one takes it changes no result.

@@ -20,8 +20,8 @@ typedef struct {
     void *k, *v, *z;        // 64-byte aligned
 } Cache;
 
-// Bytes of K, V and the latents of K, without what fills up the last tile of K; false when a product does not fit or a width is no multiple
-// of 32 where the type asks it.
+// Bytes of K, V and the latents of K, without what fills up the last tile of K; false when a product
+// does not fit or a width is no multiple of 32 where the type asks it.
 bool cache_size(const Cache *c, size_t bytes[3]);
 // Memory for a cache whose sizes are set; *total grows by its bytes. Freed by cache_free.
 int cache_alloc(Cache *c, size_t *total, Err *e);

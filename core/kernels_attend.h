@@ -186,9 +186,10 @@ static void key_scores_(const Mat *k, bool tiled, const float *q, int64_t ldq, i
             for (int64_t r = 0; r < rows; r += each) {
                 const int64_t m = least(rows - r, each);
                 const RowSpan span = seen_by(seen + r, m, p, p + AWIDTH);
+                const bool fetch = ahead && direct && r == 0;
+                const uint8_t *then = fetch ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL;
                 if (span.from < span.to)
-                    of[m - 1](tile, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds,
-                              ahead && direct && r == 0 ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL);
+                    of[m - 1](tile, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds, then);
             }
             if (n == 0) break;
         }
@@ -253,8 +254,8 @@ SUM_TILES(sum_one_q8_0, T_Q8_0, 1, 0)
 SUM_TILES(sum_last_f32, T_F32, 1, last)
 SUM_TILES(sum_last_f16, T_F16, 1, last)
 
-static void value_sums_(const Mat *v, const float *w, int64_t ldw, int64_t rows, const RowSpan *seen, float *y,
-                        int64_t ldy, const void *ahead) {
+static void value_sums_(const Mat *v, const float *w, int64_t ldw, int64_t rows, const RowSpan *seen,
+                        float *y, int64_t ldy, const void *ahead) {
     static SumTile *const *const tiles[3][3] = {{sum_f32, sum_one_f32, sum_last_f32},
                                                 {sum_f16, sum_one_f16, sum_last_f16},
                                                 {sum_q8_0, sum_one_q8_0, NULL}};

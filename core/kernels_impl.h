@@ -58,8 +58,8 @@ typedef struct {
     int64_t (*madds_f32)(int64_t turns, float *sink);
     int64_t (*madds_int8)(int64_t turns, int32_t *sink);
     // Attention's: see kernels.h.
-    void (*key_scores)(const Mat *k, bool tiled, const float *q, int64_t ldq, int64_t rows, const RowSpan *seen,
-                       bool add, float *s, int64_t lds, const void *ahead);
+    void (*key_scores)(const Mat *k, bool tiled, const float *q, int64_t ldq, int64_t rows,
+                       const RowSpan *seen, bool add, float *s, int64_t lds, const void *ahead);
     void (*value_sums)(const Mat *v, const float *w, int64_t ldw, int64_t rows, const RowSpan *seen, float *y,
                        int64_t ldy, const void *ahead);
     float (*soften)(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum);
