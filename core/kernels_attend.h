@@ -8,13 +8,14 @@
 // The order of a sum: scores over the columns in order, of Q8_0 within a block first; weighted sums over
 // the positions in order. Both go on from what is there, so that no split of rows or columns shows.
 
-// Rows that go through the registers together, each with AVECS vectors of sums.
+// AROWS rows go through the registers together, each with AVECS vectors of sums. Up to DIRECT rows read
+// the cache as it is stored; for more it is unpacked once.
 #if defined(ISA_AVX512) || defined(ISA_NEON)
-enum { AROWS = 6 };
+enum { AROWS = 6, DIRECT = 2 * AROWS };
 #elif defined(ISA_AVX2)
-enum { AROWS = 3 };
+enum { AROWS = 3, DIRECT = 2 * AROWS };
 #else
-enum { AROWS = 2 };
+enum { AROWS = 2, DIRECT = AROWS };
 #endif
 enum {
     AVECS = 4, AWIDTH = AVECS * LANES,   // scores of a row, or columns of a sum, at a time
@@ -42,40 +43,42 @@ INLINE RowSpan seen_by(const RowSpan *seen, int64_t n, int64_t from, int64_t to)
 // ---- scores -------------------------------------------------------------------------------------
 
 // s[r][0 .. AWIDTH] (+)= q[r] . keys of as many positions; vector v is at lane (v LANES) mod KEY_TILE of
-// tile (v LANES) / KEY_TILE. Meanwhile the bytes from `ahead` on, if any, are fetched at the same pace.
-INLINE void score_tile(int type, int rows, const uint8_t *const *tile, int64_t cols, const float *q,
-                       int64_t ldq, bool add, float *s, int64_t lds, const uint8_t *ahead) {
-    const int64_t size = type == T_F32 ? 4 : type == T_F16 ? 2 : 1;
+// tile (v LANES) / KEY_TILE. Of Q8_0 a tile holds blocks of 32 columns: the positions' scales, then
+// (32, KEY_TILE) bytes, or INTS: these as floats in `tile`, the scales still in `stored`. Meanwhile the
+// bytes from `ahead` on, if any, are fetched at the pace of the tiles.
+enum { INTS = -1 };
+INLINE void score_tile(int type, int rows, const uint8_t *const *tile, const uint8_t *const *stored,
+                       int64_t cols, const float *q, int64_t ldq, bool add, float *s, int64_t lds,
+                       const uint8_t *ahead) {
+    const bool scaled = type == T_Q8_0 || type == INTS;
+    const int64_t step = AWIDTH * (type == T_F16 ? 2 : type == T_Q8_0 ? 1 : 4), wide = scaled ? 32 : cols;
     vf acc[AROWS][AVECS];
     EACH(r, rows, AROWS) {
         EACH(v, AVECS, AVECS) acc[r][v] = add ? load(s + r * lds + v * LANES) : set1(0);
     }
-    for (int64_t c0 = 0; c0 < cols; c0 += type == T_Q8_0 ? 32 : cols) {
-        // Of Q8_0 tiles hold blocks of 32 columns: the positions' scales, then (32, KEY_TILE) bytes.
-        const int64_t last = type == T_Q8_0 ? 32 : cols, block = c0 / 32 * KEY_TILE * 34;
+    for (int64_t c0 = 0; c0 < cols; c0 += wide) {
+        const int64_t block = c0 / 32 * KEY_TILE * 34;
         vf part[AROWS][AVECS] = {0};
-        for (int64_t c = 0; c < last; c++) {
-            vf k[AVECS];
+        for (int64_t c = c0; c < c0 + wide; c++) {
+            vf x[AROWS];                         // rows first: AVX2 has registers for them and one of keys
+            EACH(r, rows, AROWS) x[r] = set1(q[r * ldq + c]);
+            for (int64_t i = 0; i < step && ahead; i += 64) __builtin_prefetch(ahead + c * step + i, 0, 2);
             EACH(v, AVECS, AVECS) {
-                const int64_t at = c * KEY_TILE + v * LANES % KEY_TILE;
                 const uint8_t *t = tile[v * LANES / KEY_TILE];
+                const int64_t lane = v * LANES % KEY_TILE;
+                vf k;
                 if (type == T_Q8_0)
-                    k[v] = to_float(widen(*(const vb_mem *)(t + block + 2 * KEY_TILE + at)));
-                else k[v] = load_as(type, t, at);
-            }
-            for (int64_t i = 0; i < AWIDTH * size && ahead; i += 64)
-                __builtin_prefetch(ahead + (c0 + c) * AWIDTH * size + i, 0, 2);
-            EACH(r, rows, AROWS) {
-                const vf x = set1(q[r * ldq + c0 + c]);
-                EACH(v, AVECS, AVECS) {
-                    if (type == T_Q8_0) part[r][v] = mul_add(k[v], x, part[r][v]);
-                    else acc[r][v] = mul_add(k[v], x, acc[r][v]);
+                    k = to_float(widen(*(const vb_mem *)(t + block + (2 + c - c0) * KEY_TILE + lane)));
+                else k = load_as(type == INTS ? T_F32 : type, t, c * KEY_TILE + lane);
+                EACH(r, rows, AROWS) {
+                    if (scaled) part[r][v] = mul_add(k, x[r], part[r][v]);
+                    else acc[r][v] = mul_add(k, x[r], acc[r][v]);
                 }
             }
         }
         EACH(v, AVECS, AVECS) {
-            if (type != T_Q8_0) continue;
-            const vf d = load_f16(tile[v * LANES / KEY_TILE] + block + v * LANES % KEY_TILE * 2);
+            if (!scaled) continue;
+            const vf d = load_f16(stored[v * LANES / KEY_TILE] + block + v * LANES % KEY_TILE * 2);
             EACH(r, rows, AROWS) acc[r][v] = mul_add(part[r][v], d, acc[r][v]);
         }
     }
@@ -84,12 +87,12 @@ INLINE void score_tile(int type, int rows, const uint8_t *const *tile, int64_t c
     }
 }
 
-typedef void ScoreTile(const uint8_t *const *tile, int64_t cols, const float *q, int64_t ldq, bool add,
-                       float *s, int64_t lds, const uint8_t *ahead);
+typedef void ScoreTile(const uint8_t *const *tile, const uint8_t *const *stored, int64_t cols,
+                       const float *q, int64_t ldq, bool add, float *s, int64_t lds, const uint8_t *ahead);
 #define SCORE_TILE(name, type, rows) \
-    static void name(const uint8_t *const *tile, int64_t cols, const float *q, int64_t ldq, bool add, \
-                     float *s, int64_t lds, const uint8_t *ahead) { \
-        score_tile(type, rows < AROWS ? rows : AROWS, tile, cols, q, ldq, add, s, lds, ahead); \
+    static void name(const uint8_t *const *tile, const uint8_t *const *stored, int64_t cols, \
+                     const float *q, int64_t ldq, bool add, float *s, int64_t lds, const uint8_t *ahead) { \
+        score_tile(type, rows < AROWS ? rows : AROWS, tile, stored, cols, q, ldq, add, s, lds, ahead); \
     }
 #define SCORE_TILES(name, type) \
     SCORE_TILE(name##_1, type, 1) SCORE_TILE(name##_2, type, 2) SCORE_TILE(name##_3, type, 3) \
@@ -98,6 +101,18 @@ typedef void ScoreTile(const uint8_t *const *tile, int64_t cols, const float *q,
 SCORE_TILES(score_f32, T_F32)
 SCORE_TILES(score_f16, T_F16)
 SCORE_TILES(score_q8_0, T_Q8_0)
+SCORE_TILES(score_ints, INTS)
+
+// Columns c .. c + n of a tile as floats, those of Q8_0 without their scales.
+static void unpack_tile(int type, const uint8_t *tile, int64_t c, int64_t n, float *dst) {
+    if (type != T_Q8_0) {
+        unpack_floats(type, tile + c * KEY_TILE * (type == T_F16 ? 2 : 4), dst, n * KEY_TILE);
+        return;
+    }
+    for (const uint8_t *block = tile + c / 32 * KEY_TILE * 34; n > 0; n -= 32, block += KEY_TILE * 34)
+        for (int64_t i = 0; i < 32 * KEY_TILE; i += LANES, dst += LANES)
+            store(dst, to_float(widen(*(const vb_mem *)(block + 2 * KEY_TILE + i))));
+}
 
 // LANES rows, a column a vector: columns c .. c + n to dst, dst + KEY_TILE, …; of Q8_0 both are multiples of
 // 32, of f16 n is one of 8.
@@ -167,31 +182,36 @@ static void key_scores_(const Mat *k, bool tiled, const float *q, int64_t ldq, i
     enum { TILES = AWIDTH / KEY_TILE };
     const int64_t cols = k->cols, each = rows_a_tile(rows), tiles = (k->rows + KEY_TILE - 1) / KEY_TILE;
     const int64_t size = KEY_TILE * cols / type_info(k->type)->block * type_info(k->type)->bytes;
-    // Of many rows all but the first few gain where f16 is unpacked once. The scales of Q8_0 come last.
-    const bool direct = tiled && (k->type != T_F16 || rows <= 2 * AROWS);
-    const uint8_t *tile[TILES], *data = k->data;
+    const bool direct = tiled && (k->type == T_F32 || rows <= DIRECT);
+    ScoreTile *const *of = direct && k->type == T_F16 ? score_f16 : k->type != T_Q8_0 || !tiled ? score_f32
+                         : direct ? score_q8_0 : score_ints;
+    const uint8_t *tile[TILES], *stored[TILES];
     float panel[TILES][KEY_COLS * KEY_TILE] __attribute__((aligned(64)));
     for (int64_t p = 0; p < k->rows; p += AWIDTH)
-        for (int64_t c = 0, n; c < cols || c == 0; c += n) {
+        for (int64_t c = 0, n = 1; n > 0 && (c < cols || c == 0); c += n) {
             n = direct ? cols : least(cols - c, KEY_COLS);
             for (int64_t i = 0; i < TILES; i++) {
                 const int64_t at = least(p / KEY_TILE + i, tiles - 1);
-                tile[i] = direct ? data + at * size : (const uint8_t *)panel[i];
+                tile[i] = stored[i] = (const uint8_t *)k->data + at * size;
                 if (direct) continue;
-                if (tiled) unpack_floats(T_F16, data + at * size + c * KEY_TILE * 2, panel[i], n * KEY_TILE);
+                if (tiled) unpack_tile(k->type, tile[i], c, n, panel[i]);
                 else turn_tile(k, at * KEY_TILE, c, n, panel[i]);
+                tile[i] = (const uint8_t *)panel[i];
+                stored[i] += c / 32 * KEY_TILE * 34;
             }
-            ScoreTile *const *of = !direct || k->type == T_F32 ? score_f32
-                                 : k->type == T_F16 ? score_f16 : score_q8_0;
             for (int64_t r = 0; r < rows; r += each) {
                 const int64_t m = least(rows - r, each);
                 const RowSpan span = seen_by(seen + r, m, p, p + AWIDTH);
                 const bool fetch = ahead && direct && r == 0;
                 const uint8_t *then = fetch ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL;
                 if (span.from < span.to)
+<<<<<<< HEAD
                     of[m - 1](tile, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds, then);
+=======
+                    of[m - 1](tile, stored, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds,
+                              ahead && direct && r == 0 ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL);
+>>>>>>> b3f0f4e3f3370f8d0209de1145e79610e4669cad
             }
-            if (n == 0) break;
         }
 }
 
@@ -202,26 +222,24 @@ static void key_scores_(const Mat *k, bool tiled, const float *q, int64_t ldq, i
 INLINE void sum_tile(int type, int rows, int vecs, int64_t last, const uint8_t *v, const uint8_t *scale,
                      int64_t stride, int64_t n, const float *w, int64_t ldw, float *y, int64_t ldy,
                      const uint8_t *ahead) {
-    const int64_t size = type == T_F32 ? 4 : type == T_F16 ? 2 : 1;
+    const int64_t step = vecs * LANES * (type == T_F32 ? 4 : type == T_F16 ? 2 : 1);
     vf acc[AROWS][AVECS];
     EACH(r, rows, AROWS) {
         EACH(i, vecs, AVECS)
             acc[r][i] = last ? load_first(y + r * ldy, last) : load(y + r * ldy + i * LANES);
     }
     for (int64_t p = 0; p < n; p++, v += stride, scale += stride) {
-        vf x[AVECS], d = set1(0);
+        vf by[AROWS], d = set1(0);
+        EACH(r, rows, AROWS) by[r] = set1(w[r * ldw + p]);
+        for (int64_t i = 0; i < step && ahead; i += 64) __builtin_prefetch(ahead + p * step + i, 0, 2);
         EACH(i, vecs, AVECS) {
             const int64_t at = i * LANES;
+            vf x;
             if (type == T_Q8_0) {
                 if (at % 32 == 0) d = set1(half(scale + at / 32 * 34));
-                x[i] = d * to_float(widen(*(const vb_mem *)(v + at / 32 * 34 + at % 32)));
-            } else x[i] = last ? load_first_as(type, v, 0, last) : load_as(type, v, at);
-        }
-        for (int64_t i = 0; i < vecs * LANES * size && ahead; i += 64)
-            __builtin_prefetch(ahead + p * vecs * LANES * size + i, 0, 2);
-        EACH(r, rows, AROWS) {
-            const vf by = set1(w[r * ldw + p]);
-            EACH(i, vecs, AVECS) acc[r][i] = mul_add(by, x[i], acc[r][i]);
+                x = d * to_float(widen(*(const vb_mem *)(v + at / 32 * 34 + at % 32)));
+            } else x = last ? load_first_as(type, v, 0, last) : load_as(type, v, at);
+            EACH(r, rows, AROWS) acc[r][i] = mul_add(by[r], x, acc[r][i]);
         }
     }
     EACH(r, rows, AROWS) {
@@ -261,9 +279,9 @@ static void value_sums_(const Mat *v, const float *w, int64_t ldw, int64_t rows,
                                                 {sum_q8_0, sum_one_q8_0, NULL}};
     const TypeInfo *info = type_info(v->type);
     const int64_t each = rows_a_tile(rows), stride = v->cols / info->block * info->bytes;
-    const bool direct = v->type == T_F32 || rows <= 2 * AROWS;
+    const bool direct = v->type == T_F32 || rows <= DIRECT;
     const int type = direct ? v->type : T_F32;
-    const int64_t depth = rows <= 2 * AROWS ? v->rows : VALUE_ROWS;
+    const int64_t depth = rows <= DIRECT ? v->rows : VALUE_ROWS;
     float panel[VALUE_ROWS * VALUE_COLS] __attribute__((aligned(64)));
     for (int64_t c0 = 0; c0 < v->cols; c0 += VALUE_COLS)
         for (int64_t p0 = 0; p0 < v->rows; p0 += depth) {
