@@ -205,12 +205,7 @@ static void key_scores_(const Mat *k, bool tiled, const float *q, int64_t ldq, i
                 const bool fetch = ahead && direct && r == 0;
                 const uint8_t *then = fetch ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL;
                 if (span.from < span.to)
-<<<<<<< HEAD
-                    of[m - 1](tile, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds, then);
-=======
-                    of[m - 1](tile, stored, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds,
-                              ahead && direct && r == 0 ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL);
->>>>>>> b3f0f4e3f3370f8d0209de1145e79610e4669cad
+                    of[m - 1](tile, stored, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds, then);
             }
         }
 }
