@@ -205,7 +205,8 @@ static void key_scores_(const Mat *k, bool tiled, const float *q, int64_t ldq, i
                 const bool fetch = ahead && direct && r == 0;
                 const uint8_t *then = fetch ? (const uint8_t *)ahead + p / KEY_TILE * size : NULL;
                 if (span.from < span.to)
-                    of[m - 1](tile, stored, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds, then);
+                    of[m - 1](tile, stored, n, q + r * ldq + c, ldq, add || c > 0, s + r * lds + p, lds,
+                              then);
             }
         }
 }
