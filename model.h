@@ -83,8 +83,8 @@ typedef struct {
     int64_t batch;             // tokens computed together; 0: a default. Of an encoder: context
     int kv_type;               // T_F32, T_F16, T_Q8_0. Of an encoder: T_F32
     CacheForm form;            // where K or V is factored, see attention_cache; auto of an encoder: dense
-    bool uniform;              // a token alone is computed as among others, to the bit; else, where weights
-                               // are quantised, only up to rounding and quicker
+    bool uniform;              // a token alone is computed as among others, to the bit; else, a few tokens
+                               // only up to rounding, and quicker
 } SessionConfig;
 
 // Where an observer may look: at what stands in the session's buffers during forward. For programs

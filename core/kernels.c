@@ -284,8 +284,8 @@ static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
 
 // ---- activations --------------------------------------------------------------------------------
 
-// A block of 32 activations: 64 bytes, two floats, two integers; of a single token 64 bytes, 12 numbers.
-enum { ACT_BLOCK = 80, ROW_BLOCK = 112 };
+// A block of 32 activations: 64 bytes, two floats; of a single token 64 bytes, 12 numbers.
+enum { ACT_BLOCK = 72, ROW_BLOCK = 112 };
 
 int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
     *s = (Scratch){0};
@@ -314,8 +314,6 @@ static Act act_of(const Scratch *s, int64_t n, int64_t cols) {
     a.q = s->q;
     a.d = (float *)(void *)(a.q + 64 * blocks);
     a.s = a.d + blocks;
-    a.bias4 = (int32_t *)(void *)(a.s + blocks);
-    a.bias8 = a.bias4 + blocks;
     return a;
 }
 
@@ -353,7 +351,7 @@ typedef struct {
     int64_t n;
     const Linear *out;
     int n_out;
-    bool alone;              // what is quantised stands in row, else in act
+    bool alone, few;         // alone: what is quantised stands in row, else in act
     Act act;
     RowAct row;
 } MatmulJob;
@@ -376,6 +374,8 @@ static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
             kernels()->quant_row(w, r0, r1, &j->row, j->out[i].y);
         else if (r0 < r1 && integer_type(w->type))
             kernels()->quant_rows(w, r0, r1, &j->act, j->n, j->out[i].y, w->rows);
+        else if (r0 < r1 && type_info(w->type)->block == 1 && !j->few)
+            kernels()->panel_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
         else if (r0 < r1)
             kernels()->dot_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
         begin -= w->rows * stride;
@@ -411,7 +411,7 @@ static const Ahead *sweep_order(const Linear *out, int n_out, Ahead *next) {
     return next;
 }
 
-enum { MAX_OUT = 16 };
+enum { MAX_OUT = 16, FEW = 8 };     // FEW tokens of float weights wait for memory: rows as they stand
 
 void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out) {
     if (n_out > MAX_OUT) {
@@ -431,7 +431,8 @@ void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out)
     Linear part[MAX_OUT];
     memcpy(part, out, (size_t)n_out * sizeof *out);
     for (int64_t t = 0; t < n; t += slice) {
-        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, alone, {0}, {0}};
+        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, alone,
+                       n <= FEW && !s->uniform, {0}, {0}};
         if (integers && alone) {
             j.row = row_act_of(s, cols);
             kernels()->quantise_row(j.x, cols, &j.row);
@@ -546,8 +547,23 @@ void softmax(float *x, int64_t n) {
     scale_to(x, 1 / sum, x, n);
 }
 
-void swiglu(float *gate, const float *up, int64_t n) { kernels()->swiglu(gate, up, n); }
-void activate(Activation a, float *x, int64_t n) { kernels()->activate(a, x, n); }
+// Whole batches of rows: a number each, so that the cut changes nothing.
+enum { ROWS_GRAIN = 16384 };
+typedef struct { Activation a; float *x; const float *up; } ActivateJob;
+
+static void activate_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const ActivateJob *j = ctx;
+    (void)thread;
+    if (j->up) kernels()->swiglu(j->x + begin, j->up + begin, end - begin);
+    else kernels()->activate(j->a, j->x + begin, end - begin);
+}
+
+void swiglu(float *gate, const float *up, int64_t n) {
+    parallel_for(n, ROWS_GRAIN, activate_part, &(ActivateJob){ACT_SILU, gate, up});
+}
+void activate(Activation a, float *x, int64_t n) {
+    parallel_for(n, ROWS_GRAIN, activate_part, &(ActivateJob){a, x, NULL});
+}
 
 void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) {
     kernels()->from_f16(src, dst, n);

@@ -1,8 +1,9 @@
 // kernels: the arithmetic, in variants per instruction set chosen at run time, and the threads.
 // Naive twins stand beside the fast ones (…_naive): definition, oracle and fallback.
 // The reduction order of every kernel is fixed per instruction set: results do not depend on the
-// number of threads, nor on how many tokens are computed together, with one exception: quantised rows
-// meet a single token in an order of their own, which reads memory as it stands (see Scratch.uniform).
+// number of threads, nor on how many tokens are computed together, with one exception: rows meet few
+// tokens, which wait for memory, as they stand there, in an order of its own: one token if they are
+// quantised, up to 8 if they are floats (see Scratch.uniform).
 #ifndef KERNELS_H
 #define KERNELS_H
 
@@ -23,7 +24,7 @@ void parallel_for(int64_t n, int64_t grain,
                   void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx);
 
 // Room for quantised activations: made once, so that no token allocates.
-// uniform (false after scratch_init): a single token is computed in the order of many, and slower.
+// uniform (false after scratch_init): few tokens are computed in the order of many, and slower.
 typedef struct { void *q; size_t size; bool uniform; } Scratch;
 int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e);
 void scratch_free(Scratch *s);

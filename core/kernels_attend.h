@@ -114,7 +114,7 @@ static void unpack_tile(int type, const uint8_t *tile, int64_t c, int64_t n, flo
             store(dst, to_float(widen(*(const vb_mem *)(block + 2 * KEY_TILE + i))));
 }
 
-// LANES rows, a column a vector: columns c .. c + n to dst, dst + KEY_TILE, …; of Q8_0 both are multiples of
+// LANES rows, a column a vector: columns c .. c + n to dst, dst + KEY_TILE ...; of Q8_0 both are multiples of
 // 32, of f16 n is one of 8.
 INLINE void turn_f16(const uint8_t *const *row, int64_t c, int64_t n, float *dst) {
     for (int64_t i = 0; i < n; i += 8, dst += 8 * KEY_TILE) {

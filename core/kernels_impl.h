@@ -9,9 +9,8 @@
 // Activations quantised to 16 bits, as two bytes: x[32 b + i] ~ d[b] (256 q + l), q and l in
 // -127 .. 127. One byte alone costs a small model 0.3 to 0.8 % of perplexity; two cost nothing.
 typedef struct {
-    int8_t *q;               // (n, cols/32, 64): 32 q, then 32 l, of each block
+    int8_t *q;               // (n, cols/32, 64): each block as place_block puts it
     float *d, *s;            // (n, cols/32): the scale; the scale times the block's sum
-    int32_t *bias4, *bias8;  // (n, cols/32): -8 and -128 times that sum of integers, see quant_step
 } Act;
 // The same numbers of one token, as a row of weights meets them: LANES / 4 blocks together, first the
 // first 16 numbers of each, then the others; whatever there is once for 8 of a block's numbers, 4 from
@@ -28,6 +27,9 @@ typedef struct {
     // y[t * ldy + r] = W[r] . x[t] for r in r0 .. r1, f32 activations x (n, cols).
     void (*dot_rows)(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
                      int64_t ldy);
+    // The same for F32, F16, BF16 weights and tokens together, in another order.
+    void (*panel_rows)(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
+                       int64_t ldy);
     // The same for Q8_0, Q4_0, Q4_1 weights and quantised activations.
     void (*quant_rows)(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
                        int64_t ldy);

@@ -27,17 +27,34 @@ INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
     return nan == 0 ? max / 127 / 256 : NAN;
 }
 
+// A block's 32 numbers for quant_step: pairs of words, the first and third of four before the second and
+// fourth as 16-bit shifts part four bytes; or 32 q, then 32 l.
+INLINE void place_block(const int8_t *q, const int8_t *l, const vi *both, void *to) {
+    if (WORDS) {
+        int32_t each[32];
+        uint32_t pair[16];
+        memcpy(each, both, sizeof each);
+        for (int j = 0; j < 16; j++) {
+            const int32_t *x = each + j / 2 * 4 + j % 2;
+            pair[j] = ((uint32_t)x[0] & 0xffff) | (uint32_t)x[2] << 16;
+        }
+        memcpy(to, pair, sizeof pair);
+    } else {
+        memcpy(to, q, 32);
+        memcpy((int8_t *)to + 32, l, 32);
+    }
+}
+
 static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const Act *out) {
     const int64_t blocks = cols / 32;
     for (int64_t b = t0 * blocks; b < t1 * blocks; b++) {
+        int8_t q[32], l[32];
         vi both[BLOCK_VECS], sums = set1_i(0);
-        const float d = round_block(x + 32 * b, out->q + 64 * b, out->q + 64 * b + 32, both);
+        const float d = round_block(x + 32 * b, q, l, both);
         for (int i = 0; i < BLOCK_VECS; i++) sums += both[i];
-        const int32_t total = sum_i(sums);
+        place_block(q, l, both, out->q + 64 * b);
         out->d[b] = d;
-        out->s[b] = d * (float)total;
-        out->bias4[b] = -8 * total;
-        out->bias8[b] = -128 * total;
+        out->s[b] = d * (float)sum_i(sums);
     }
 }
 
@@ -127,64 +144,72 @@ static void quant_row(const Mat *w, int64_t r0, int64_t r1, const RowAct *x, flo
 
 // ---- many tokens --------------------------------------------------------------------------------
 
-// One block of LANES rows, turned so that a lane is a row: q[j] holds columns 4 j .. 4 j + 3.
-typedef struct { vi q[8]; vf d, m; } QBlock;
+// One block of LANES rows, turned so that a lane is a row: q[j] holds two columns as words, in the order of
+// place_block, or four as bytes, 4 j .. 4 j + 3.
+enum { STEPS = WORDS ? 16 : 8 };
+typedef struct { vi q[STEPS]; vf d, m; } QBlock;
+
+// Four bytes in each lane to words or, with `half` 0, as they are.
+INLINE void place_bytes(vi bytes, vi *q, int half) {
+    if (!half) { *q = bytes; return; }
+    q[0] = (vi)((vs)((vs)bytes << 8) >> 8), q[1] = (vi)((vs)bytes >> 8);
+}
 
 INLINE void load_block(int type, QBlock *b, const uint8_t *const *row, int64_t at) {
-    vi head[4];                                  // a block begins with d, that of Q4_1 with d, m
+    enum { PER = STEPS / 8 };                    // vectors for four columns
+    const vi eight = set1_i(type != T_Q4_0 ? 0 : WORDS ? 0x00080008 : 0x08080808);
+    vi head[4], packed[4];                       // a block begins with d, that of Q4_1 with d, m
     row_groups(head, row, at);
     b->d = halves(head[0]);
     b->m = type == T_Q4_1 ? halves((vi)((vu)head[0] >> 16)) : set1(0);
     if (type == T_Q8_0) {
-        row_groups(b->q, row, at + 2);
-        row_groups(b->q + 4, row, at + 18);
         UNROLL
-        for (int j = 0; j < 8; j++)
-            if (Q8_FLIP) b->q[j] ^= (int32_t)0x80808080;       // w + 128, unsigned
+        for (int h = 0; h < 2; h++) {
+            row_groups(packed, row, at + 2 + 16 * h);
+            UNROLL
+            for (int j = 0; j < 4; j++) place_bytes(packed[j], b->q + (4 * h + j) * PER, WORDS);
+        }
     } else {
-        vi packed[4];
         row_groups(packed, row, at + (type == T_Q4_1 ? 4 : 2));
         UNROLL
         for (int j = 0; j < 4; j++) {
-            b->q[j] = packed[j] & 0x0f0f0f0f;
-            b->q[4 + j] = (packed[j] >> 4) & 0x0f0f0f0f;
+            UNROLL
+            for (int h = 0; h < 2; h++) {
+                vi *q = b->q + (4 * h + j) * PER, nibbles = (packed[j] >> 4 * h) & 0x0f0f0f0f;
+                if (WORDS) {
+                    q[0] = (vi)((vs)(nibbles & 0x00ff00ff) - (vs)eight);
+                    q[PER - 1] = (vi)((vs)((nibbles >> 8) & 0x00ff00ff) - (vs)eight);
+                } else *q = (vi)((vb_all)nibbles - (vb_all)eight);
+            }
         }
     }
 }
 
 // Where the activations of one token stand.
-typedef struct { const int8_t *q; const float *d, *s; const int32_t *bias; } Token;
+typedef struct { const int8_t *q; const float *d, *s; } Token;
 
-// acc[t][p] += block b of LANES rows, those of panel p, times block b of each token. The weights are
-// stored shifted (Q4_0: w + 8; Q8_0 on AVX-512: w + 128) and the sum starts from the bias that takes it
-// back.
+// acc[t][p] += block b of LANES rows, those of panel p, times block b of each token.
 typedef QBlock Panels[QPANELS][QBLOCKS];
 INLINE void quant_step(int type, int tokens, Panels w, int64_t i, const Token *x, int64_t b,
                        vf (*acc)[QPANELS]) {
-    vi s[QTILE][QPANELS], low[QTILE][QPANELS];
-    EACH(t, tokens, QTILE) {
-        const bool biased = type == T_Q4_0 || (type == T_Q8_0 && Q8_FLIP);
-        UNROLL
-        for (int p = 0; p < QPANELS; p++)
-            s[t][p] = set1_i(0), low[t][p] = biased ? set1_i(x[t].bias[b]) : set1_i(0);
-    }
+    vi s[QTILE][QPANELS] = {0}, low[QTILE][QPANELS] = {0};
     UNROLL
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < STEPS; j++) {
         EACH(t, tokens, QTILE) {
             const vi xv = set1_i(load_i32(x[t].q + 64 * b + 4 * j));
-            const vi xl = set1_i(load_i32(x[t].q + 64 * b + 32 + 4 * j));
+            const vi xl = WORDS ? xv : set1_i(load_i32(x[t].q + 64 * b + 32 + 4 * j));
             UNROLL
             for (int p = 0; p < QPANELS; p++) {
                 const vi wv = w[p][i].q[j];
-                s[t][p] = type == T_Q8_0 ? dot_s(s[t][p], wv, xv) : dot_u(s[t][p], wv, xv);
-                low[t][p] = type == T_Q8_0 ? dot_s(low[t][p], wv, xl) : dot_u(low[t][p], wv, xl);
+                if (WORDS) s[t][p] = dot_words(s[t][p], wv, xv);
+                else s[t][p] = dot_s(s[t][p], wv, xv), low[t][p] = dot_s(low[t][p], wv, xl);
             }
         }
     }
     EACH(t, tokens, QTILE) {
         UNROLL
         for (int p = 0; p < QPANELS; p++) {
-            s[t][p] = s[t][p] * 256 + low[t][p];
+            if (!WORDS) s[t][p] = s[t][p] * 256 + low[t][p];
             acc[t][p] = mul_add(to_float(s[t][p]) * w[p][i].d, set1(x[t].d[b]), acc[t][p]);
             if (type == T_Q4_1) acc[t][p] = mul_add(w[p][i].m, set1(x[t].s[b]), acc[t][p]);
         }
@@ -215,9 +240,8 @@ INLINE void quant_tile(int type, int tokens, Panels panel, const Token *x, int64
     }
 }
 
-INLINE Token act_token(int type, const Act *x, int64_t t, int64_t blocks) {
-    return (Token){x->q + t * blocks * 64, x->d + t * blocks, x->s + t * blocks,
-                   (type == T_Q8_0 ? x->bias8 : x->bias4) + t * blocks};
+INLINE Token act_token(const Act *x, int64_t t, int64_t blocks) {
+    return (Token){x->q + t * blocks * 64, x->d + t * blocks, x->s + t * blocks};
 }
 
 typedef void QuantTile(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows,
@@ -255,7 +279,7 @@ INLINE void quant_rows_of(int type, QuantTile *few, QuantTile *all, const Mat *w
                 const int64_t used = least(n - t, QTILE);
                 Token token[QTILE];
                 for (int i = 0; i < QTILE; i++)
-                    token[i] = act_token(type, x, t + least(i, used - 1), blocks);
+                    token[i] = act_token(x, t + least(i, used - 1), blocks);
                 for (int64_t k = 0; k < piece; k += 64) __builtin_prefetch(ahead + k, 0, 2);
                 (used <= 2 ? few : all)(panel, token, b, m, rows, used, y + t * ldy + r, ldy);
             }

@@ -11,14 +11,26 @@
 
 #include "kernels_impl.h"
 
+// TILE tokens meet 4 rows as they stand; FTILE tokens FVECS vectors of rows of floats, QTILE tokens QPANELS
+// of quantised ones, whose numbers are words where that is quicker than bytes twice (WORDS). Q8_FLIP: dot_s
+// takes bytes with 128 added. Of dgemm: DROWS, DVECS. BYTE_HALF: see madds_int8.
 #if defined(ISA_AVX512)
-enum { LANES = 16, TILE = 6, QTILE = 4, QPANELS = 2, DROWS = 8, DVECS = 3, Q8_FLIP = 1, BYTE_HALF = 6 };
+enum { LANES = 16, TILE = 6, FTILE = 6, FVECS = 4, QTILE = 8, QPANELS = 2, WORDS = 1, DROWS = 8, DVECS = 3 };
+enum { Q8_FLIP = 1, BYTE_HALF = 6 };
 #elif defined(ISA_AVX2)
-enum { LANES = 8, TILE = 3, QTILE = 4, QPANELS = 1, DROWS = 4, DVECS = 3, Q8_FLIP = 0, BYTE_HALF = 6 };
+enum { LANES = 8, TILE = 3, FTILE = 6, FVECS = 2, QTILE = 6, QPANELS = 1, WORDS = 1, DROWS = 4, DVECS = 3 };
+enum { Q8_FLIP = 0, BYTE_HALF = 6 };
 #elif defined(ISA_NEON)
-enum { LANES = 4, TILE = 6, QTILE = 8, QPANELS = 1, DROWS = 6, DVECS = 4, Q8_FLIP = 0, BYTE_HALF = 6 };
+enum { LANES = 4, TILE = 6, FTILE = 6, FVECS = 4, QTILE = 8, QPANELS = 1, DROWS = 6, DVECS = 4 };
+enum { Q8_FLIP = 0, BYTE_HALF = 6 };
+#if defined(ISA_DOT)
+enum { WORDS = 0 };
 #else
-enum { LANES = 4, TILE = 2, QTILE = 4, QPANELS = 1, DROWS = 4, DVECS = 2, Q8_FLIP = 0, BYTE_HALF = 2 };
+enum { WORDS = 1 };
+#endif
+#else
+enum { LANES = 4, TILE = 2, FTILE = 2, FVECS = 2, QTILE = 4, QPANELS = 1, WORDS = 1, DROWS = 4, DVECS = 2 };
+enum { Q8_FLIP = 0, BYTE_HALF = 2 };
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
@@ -37,6 +49,8 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef double vd __attribute__((vector_size(4 * LANES)));
 typedef int8_t vb __attribute__((vector_size(LANES)));
+typedef int8_t vb_all __attribute__((vector_size(4 * LANES)));
+typedef int16_t vs __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 // The same in memory, at any address.
 typedef float vf_mem __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
@@ -61,6 +75,7 @@ INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v
 //   sums(a)                of LANES vectors by the same tree: a[r * LANES / 4 + t] goes to lane 4 t + r
 //   dot_u, dot_s           acc + the four products of bytes in each lane: w unsigned (below 128
 //                          on AVX2) or signed, x signed and never -128
+//   dot_words              acc + the two products of signed 16-bit numbers in each lane
 //   widen, widen_u16       signed bytes, or unsigned 16-bit numbers, to integers
 //   row_groups             16 bytes at `off` of each of LANES rows: vector j gets the j-th four
 //                          bytes, one row a lane
@@ -110,6 +125,9 @@ INLINE vi dot_u(vi acc, vi w, vi x) {
     return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
 }
 INLINE vi dot_s(vi acc, vi w, vi x) { return dot_u(acc, w, x); }   // w has 128 added: Q8_FLIP
+INLINE vi dot_words(vi acc, vi w, vi x) {
+    return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
+}
 INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
     __m512i z[4];
     UNROLL
@@ -202,6 +220,9 @@ INLINE vi dot_s(vi acc, vi w, vi x) {    // |w| (x sign w)
     return dot_u(acc, (vi)_mm256_abs_epi8((__m256i)w),
                  (vi)_mm256_sign_epi8((__m256i)x, (__m256i)w));
 }
+INLINE vi dot_words(vi acc, vi w, vi x) {
+    return acc + (vi)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+}
 INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
     __m256i z[4];
     UNROLL
@@ -284,6 +305,10 @@ INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
     vst1q_f32(out, vpaddq_f32(vpaddq_f32((float32x4_t)a, (float32x4_t)b),
                               vpaddq_f32((float32x4_t)c, (float32x4_t)d)));
 }
+INLINE vi dot_words(vi acc, vi w, vi x) {
+    int16x8_t a = (int16x8_t)w, b = (int16x8_t)x;
+    return acc + (vi)vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b));
+}
 INLINE vi dot_s(vi acc, vi w, vi x) {
 #if defined(ISA_DOT)    // as text: clang 14 hides the intrinsic from functions with a target
     __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(acc) : "w"(w), "w"(x));
@@ -321,6 +346,9 @@ INLINE void sum4(vf a, vf b, vf c, vf d, float *out) {
     out[1] = (b[0] + b[2]) + (b[1] + b[3]);
     out[2] = (c[0] + c[2]) + (c[1] + c[3]);
     out[3] = (d[0] + d[2]) + (d[1] + d[3]);
+}
+INLINE vi dot_words(vi acc, vi w, vi x) {
+    return acc + ((vi)((vu)w << 16) >> 16) * ((vi)((vu)x << 16) >> 16) + (w >> 16) * (x >> 16);
 }
 INLINE vi dot_s(vi acc, vi w, vi x) {
     UNROLL

@@ -3,9 +3,10 @@
 // stack (at most 64 kB).
 //
 // The order of every sum is fixed by the shape of one output, never by how many rows are computed
-// together; nor by how many tokens, but that quantised rows sum for one in another order than for many:
+// together; nor by how many tokens, within each of these:
 //   dot_rows    CHUNK columns at a time: lane l sums columns l, l + LANES, ... in order; the lanes
 //               are added by sum4's tree; chunks are added in order.
+//   panel_rows  columns in order, PCHUNK at a time; chunks are added in order.
 //   quant_rows  blocks in order; the integer sum of a block is exact (kernels_quant.h).
 //   quant_row   a lane sums eight columns of every LANES / 4 blocks, in order; then sum4's tree.
 //   columns     rows in order.   dgemm: k in order, in steps of DEPTH.
@@ -17,7 +18,7 @@ enum {
     PANEL = 8,            // rows unpacked at a time: PANEL * CHUNK floats are 32 kB
     AHEAD = 8192,         // bytes: so long before its use what one token needs is fetched
     TOKENS = 128,         // tokens that share a sweep over the weights: their chunks stay in L2
-    QBLOCKS = 32 / QPANELS,   // blocks of panels of quantised rows, 20 kB with 16 lanes
+    QBLOCKS = 16 / QPANELS,   // blocks of panels of quantised rows, 18 kB with 16 lanes
 };
 
 // ---- stored weights to floats -------------------------------------------------------------------
@@ -82,144 +83,9 @@ static void unpack(int type, const uint8_t *row, int64_t c, float *dst, int64_t 
     }
 }
 
-// ---- rows against f32 activations ---------------------------------------------------------------
-
-// out[t][r] = sum of w[r] x[t] over n columns, for 4 rows and `tokens` tokens. Many tokens: all at once,
-// 4 tokens products for 4 + tokens loads. One token waits for memory, which is quickest when rows are
-// read one behind the other as they stand. type and tokens are constants wherever this is used.
-INLINE void dot_tile(int type, int tokens, const uint8_t *const w[4], const float *const *x,
-                     int64_t n, float (*out)[4]) {
-    vf acc[4][TILE] = {0}, xv[TILE];
-    const int64_t whole = n / LANES * LANES, size = type == T_F32 ? 4 : 2;
-    if (tokens == 1) {
-        UNROLL
-        for (int r = 0; r < 4; r++) {
-            for (int64_t i = 0; i < whole; i += LANES) {
-                __builtin_prefetch(w[r] + i * size + AHEAD, 0, 2);
-                acc[r][0] = mul_add(load_as(type, w[r], i), load(x[0] + i), acc[r][0]);
-            }
-            if (whole < n)
-                acc[r][0] = mul_add(load_first_as(type, w[r], whole, n - whole),
-                                    load_first(x[0] + whole, n - whole), acc[r][0]);
-        }
-        sum4(acc[0][0], acc[1][0], acc[2][0], acc[3][0], out[0]);
-        return;
-    }
-    for (int64_t i = 0; i < whole; i += LANES) {
-        EACH(t, tokens, TILE) xv[t] = load(x[t] + i);
-        UNROLL
-        for (int r = 0; r < 4; r++) {
-            vf wv = load_as(type, w[r], i);
-            EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
-        }
-    }
-    if (whole < n) {
-        EACH(t, tokens, TILE) xv[t] = load_first(x[t] + whole, n - whole);
-        UNROLL
-        for (int r = 0; r < 4; r++) {
-            vf wv = load_first_as(type, w[r], whole, n - whole);
-            EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
-        }
-    }
-    enum { TOGETHER = LANES / 4 };               // tokens whose sums one vector holds
-    EACH(g, (tokens + TOGETHER - 1) / TOGETHER, TILE) {
-        vf a[LANES], to;
-        UNROLL
-        for (int i = 0; i < LANES; i++) {
-            const int t = g * TOGETHER + i % TOGETHER;
-            a[i] = acc[i / TOGETHER][t < tokens ? t : tokens - 1];
-        }
-        to = sums(a);
-        UNROLL
-        for (int t = 0; t < TOGETHER; t++)
-            if (g * TOGETHER + t < tokens) memcpy(out[g * TOGETHER + t], (float *)&to + 4 * t, 16);
-    }
-}
-
-// Each combination is a function of its own: left to a switch, compilers merge the calls first and
-// then no longer see the constants.
-typedef void DotTile(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]);
-#define DOT_TILE(name, type, tokens) \
-    static void name(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]) { \
-        dot_tile(type, tokens, w, x, n, out); \
-    }
-DOT_TILE(dot_f32_1, T_F32, 1)
-DOT_TILE(dot_f32_2, T_F32, 2)
-DOT_TILE(dot_f32_all, T_F32, TILE)
-DOT_TILE(dot_f16_1, T_F16, 1)
-DOT_TILE(dot_f16_2, T_F16, 2)
-DOT_TILE(dot_f16_all, T_F16, TILE)
-DOT_TILE(dot_bf16_1, T_BF16, 1)
-DOT_TILE(dot_bf16_2, T_BF16, 2)
-DOT_TILE(dot_bf16_all, T_BF16, TILE)
-
-static DotTile *dot_kernel(int type, int64_t tokens) {
-    static DotTile *const kernels[3][3] = {{dot_f32_1, dot_f32_2, dot_f32_all},
-                                           {dot_f16_1, dot_f16_2, dot_f16_all},
-                                           {dot_bf16_1, dot_bf16_2, dot_bf16_all}};
-    return kernels[type == T_F16 ? 1 : type == T_BF16 ? 2 : 0][tokens < 3 ? tokens - 1 : 2];
-}
-
-// Four rows (fewer at the end: the last is then repeated, and not stored) against up to TILE
-// tokens, over columns c .. c + n; the sums are added to y except for the first chunk.
-static void dot_block(int type, const uint8_t *base, size_t stride, int64_t rows, const float *x,
-                      int64_t ldx, int64_t tokens, int64_t c, int64_t n, float *y, int64_t ldy) {
-    const uint8_t *w[4];
-    const float *xs[TILE];
-    float out[TILE][4] __attribute__((aligned(64)));
-    for (int r = 0; r < 4; r++) w[r] = base + (size_t)(r < rows ? r : rows - 1) * stride;
-    for (int t = 0; t < TILE; t++) xs[t] = x + (t < tokens ? t : tokens - 1) * ldx + c;
-    dot_kernel(type, tokens)(w, xs, n, out);
-    for (int64_t t = 0; t < tokens; t++) {
-        if (rows >= 4 && c == 0) memcpy(y + t * ldy, out[t], sizeof out[t]);
-        else for (int64_t r = 0; r < rows && r < 4; r++)
-            y[t * ldy + r] = c == 0 ? out[t][r] : y[t * ldy + r] + out[t][r];
-    }
-}
-
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
-                     int64_t ldy) {
-    const TypeInfo *type = type_info(w->type);
-    const uint8_t *data = w->data;
-    const int64_t cols = w->cols;
-    const size_t stride = (size_t)(cols / type->block) * (size_t)type->bytes;
-    const bool floats = type->block == 1;
-    float panel[PANEL * CHUNK] __attribute__((aligned(64)));
-
-    if (cols == 0)
-        for (int64_t t = 0; t < n; t++) memset(y + t * ldy + r0, 0, (size_t)(r1 - r0) * sizeof *y);
-    for (int64_t t0 = 0; t0 < n; t0 += TOKENS) {
-        const int64_t tokens = least(n - t0, TOKENS);
-        // Few tokens, or f32: straight from the weights. Otherwise unpacked once for all tokens.
-        const bool direct = floats && (w->type == T_F32 || tokens <= TILE);
-        // While tokens are computed with some rows, the bytes behind these are fetched, a piece a tile.
-        const int64_t tiles = (tokens + TILE - 1) / TILE * ((cols + CHUNK - 1) / CHUNK);
-        const int64_t piece = tokens > 1 && tiles ? PANEL * (int64_t)stride / tiles + 64 : 0;
-        for (int64_t r = r0; r < r1; r += PANEL) {
-            const int64_t rows = least(r1 - r, PANEL);
-            const uint8_t *ahead = data + (size_t)(r + PANEL) * stride;
-            for (int64_t c = 0; c < cols; c += CHUNK) {
-                const int64_t m = least(cols - c, CHUNK);
-                for (int64_t i = 0; i < rows && !direct; i++)
-                    unpack(w->type, data + (size_t)(r + i) * stride, c, panel + i * CHUNK, m);
-                for (int64_t t = 0; t < tokens; t += TILE, ahead += piece) {
-                    for (int64_t k = 0; k < piece; k += 64) __builtin_prefetch(ahead + k, 0, 2);
-                    for (int64_t i = 0; i < rows; i += 4) {
-                        const uint8_t *base = direct
-                            ? data + (size_t)(r + i) * stride + (size_t)c * (size_t)type->bytes
-                            : (const uint8_t *)(panel + i * CHUNK);
-                        dot_block(direct ? w->type : T_F32, base, direct ? stride : 4 * CHUNK,
-                                  rows - i, x + (t0 + t) * cols, cols, least(tokens - t, TILE), c,
-                                  m, y + (t0 + t) * ldy + r + i, ldy);
-                    }
-                }
-            }
-        }
-    }
-}
-
+#include "kernels_float.h"
 #include "kernels_quant.h"
 
 // ---- columns: the transposed product ------------------------------------------------------------
@@ -691,8 +557,8 @@ static int64_t madds_int8(int64_t turns, int32_t *sink) {
 #include "kernels_attend.h"
 
 #define VARIANT(label) { \
-    .name = label, .dot_rows = dot_rows, .quant_rows = quant_rows, .quantise = quantise, \
-    .quant_row = quant_row, .quantise_row = quantise_row, \
+    .name = label, .dot_rows = dot_rows, .panel_rows = panel_rows, .quant_rows = quant_rows, \
+    .quantise = quantise, .quant_row = quant_row, .quantise_row = quantise_row, \
     .columns = columns, .dgemm_rows = dgemm_rows, .dgemm_pack = MC * DEPTH + DEPTH * NR, \
     .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
     .swiglu = swiglu_, .activate = activate_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of, \

@@ -365,7 +365,7 @@ static int timelines_together(void) {
         Err e = {""};
         Session s[4], alone;
         const RigTucker factors = {.scheme = "qk+vo", .r_embd = 20, .r_head = 7};
-        SessionConfig config = {40, 30, T_F32, forms[i % 2], false};
+        SessionConfig config = {40, 30, T_F32, forms[i % 2], .uniform = true};
         if (strcmp(c.arch, "bert") == 0) continue;
         CHECK(rig_build(&r, &c, i % 2 ? &factors : NULL, &e) == 0, "%s", e.msg);
         CHECK(session_init(&s[0], &r.m, config, &e) == 0, "%s", e.msg);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Ids of a text with what the vocabulary puts around every one: [CLS] … [SEP], <s> … </s>. A decoder's text
+// Ids of a text with what the vocabulary puts around every one: [CLS] .. [SEP], <s> .. </s>. A decoder's text
 // goes on: nothing stands behind it, and before it one BOS.
 int read_ids(const Loaded *l, const char *text, size_t size, Text *to, Err *e) {
     const Vocab *v = l->vocab;

@@ -47,7 +47,7 @@ int tool_detokenize(const Loaded *l, const char *ids_file, Err *e);
 
 // encode.c, for encoders; a text gets what the vocabulary puts around every one ([CLS] … [SEP]).
 typedef struct { int *ids; int64_t n; } Text;
-int read_ids(const Loaded *l, const char *text, size_t size, Text *to, Err *e);   // decoders: BOS … as ./run
+int read_ids(const Loaded *l, const char *text, size_t size, Text *to, Err *e);   // decoders: BOS .. as ./run
 void largest(const float *p, int n, int *best, int k);      // ids of the k largest of n, largest first
 // For every mask in the text the `top` likeliest pieces, a line each: probability, id, the piece in
 // quotes, the text with it in place of the mask.
