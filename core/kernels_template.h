@@ -85,27 +85,29 @@ static void unpack(int type, const uint8_t *row, int64_t c, float *dst, int64_t 
 // ---- rows against f32 activations ---------------------------------------------------------------
 
 // out[t][r] = sum of w[r] x[t] over n columns, for 4 rows and `tokens` tokens. Many tokens: all at once,
-// 4 tokens products for 4 + tokens loads. One token waits for memory, which is quickest when rows are
-// read one behind the other as they stand. type and tokens are constants wherever this is used.
-INLINE void dot_tile(int type, int tokens, const uint8_t *const w[4], const float *const *x,
+// 4 tokens products for 4 + tokens loads. Few tokens wait for memory, which is quickest when rows are
+// read one behind the other as they stand. type, tokens and few are constants wherever this is used.
+INLINE void dot_tile(int type, int tokens, bool few, const uint8_t *const w[4], const float *const *x,
                      int64_t n, float (*out)[4]) {
     vf acc[4][TILE] = {0}, xv[TILE];
     const int64_t whole = n / LANES * LANES, size = type == T_F32 ? 4 : 2;
-    if (tokens == 1) {
-        UNROLL
-        for (int r = 0; r < 4; r++) {
-            for (int64_t i = 0; i < whole; i += LANES) {
-                __builtin_prefetch(w[r] + i * size + AHEAD, 0, 2);
-                acc[r][0] = mul_add(load_as(type, w[r], i), load(x[0] + i), acc[r][0]);
-            }
-            if (whole < n)
-                acc[r][0] = mul_add(load_first_as(type, w[r], whole, n - whole),
-                                    load_first(x[0] + whole, n - whole), acc[r][0]);
+    UNROLL
+    for (int r = 0; r < 4; r++) {
+        if (!few) break;
+        for (int64_t i = 0; i < whole; i += LANES) {
+            __builtin_prefetch(w[r] + i * size + AHEAD, 0, 2);
+            const vf wv = load_as(type, w[r], i);
+            EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, load(x[t] + i), acc[r][t]);
         }
+        if (whole == n) continue;
+        const vf wv = load_first_as(type, w[r], whole, n - whole);
+        EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, load_first(x[t] + whole, n - whole), acc[r][t]);
+    }
+    if (tokens == 1) {
         sum4(acc[0][0], acc[1][0], acc[2][0], acc[3][0], out[0]);
         return;
     }
-    for (int64_t i = 0; i < whole; i += LANES) {
+    for (int64_t i = 0; i < whole && !few; i += LANES) {
         EACH(t, tokens, TILE) xv[t] = load(x[t] + i);
         UNROLL
         for (int r = 0; r < 4; r++) {
@@ -113,7 +115,7 @@ INLINE void dot_tile(int type, int tokens, const uint8_t *const w[4], const floa
             EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, xv[t], acc[r][t]);
         }
     }
-    if (whole < n) {
+    if (whole < n && !few) {
         EACH(t, tokens, TILE) xv[t] = load_first(x[t] + whole, n - whole);
         UNROLL
         for (int r = 0; r < 4; r++) {
@@ -139,37 +141,40 @@ INLINE void dot_tile(int type, int tokens, const uint8_t *const w[4], const floa
 // Each combination is a function of its own: left to a switch, compilers merge the calls first and
 // then no longer see the constants.
 typedef void DotTile(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]);
-#define DOT_TILE(name, type, tokens) \
+#define DOT_TILE(name, type, tokens, few) \
     static void name(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]) { \
-        dot_tile(type, tokens, w, x, n, out); \
+        dot_tile(type, tokens, few, w, x, n, out); \
     }
-DOT_TILE(dot_f32_1, T_F32, 1)
-DOT_TILE(dot_f32_2, T_F32, 2)
-DOT_TILE(dot_f32_all, T_F32, TILE)
-DOT_TILE(dot_f16_1, T_F16, 1)
-DOT_TILE(dot_f16_2, T_F16, 2)
-DOT_TILE(dot_f16_all, T_F16, TILE)
-DOT_TILE(dot_bf16_1, T_BF16, 1)
-DOT_TILE(dot_bf16_2, T_BF16, 2)
-DOT_TILE(dot_bf16_all, T_BF16, TILE)
+DOT_TILE(dot_f32_1, T_F32, 1, true)
+DOT_TILE(dot_f32_2, T_F32, 2, true)
+DOT_TILE(dot_f32_few, T_F32, TILE, true)
+DOT_TILE(dot_f32_all, T_F32, TILE, false)
+DOT_TILE(dot_f16_1, T_F16, 1, true)
+DOT_TILE(dot_f16_2, T_F16, 2, true)
+DOT_TILE(dot_f16_few, T_F16, TILE, true)
+DOT_TILE(dot_bf16_1, T_BF16, 1, true)
+DOT_TILE(dot_bf16_2, T_BF16, 2, true)
+DOT_TILE(dot_bf16_few, T_BF16, TILE, true)
 
-static DotTile *dot_kernel(int type, int64_t tokens) {
-    static DotTile *const kernels[3][3] = {{dot_f32_1, dot_f32_2, dot_f32_all},
-                                           {dot_f16_1, dot_f16_2, dot_f16_all},
-                                           {dot_bf16_1, dot_bf16_2, dot_bf16_all}};
+// Halves stand for themselves only where tokens are few.
+static DotTile *dot_kernel(int type, int64_t tokens, bool few) {
+    static DotTile *const kernels[3][3] = {{dot_f32_1, dot_f32_2, dot_f32_few},
+                                           {dot_f16_1, dot_f16_2, dot_f16_few},
+                                           {dot_bf16_1, dot_bf16_2, dot_bf16_few}};
+    if (!few && tokens > 2) return dot_f32_all;
     return kernels[type == T_F16 ? 1 : type == T_BF16 ? 2 : 0][tokens < 3 ? tokens - 1 : 2];
 }
 
 // Four rows (fewer at the end: the last is then repeated, and not stored) against up to TILE
 // tokens, over columns c .. c + n; the sums are added to y except for the first chunk.
-static void dot_block(int type, const uint8_t *base, size_t stride, int64_t rows, const float *x,
-                      int64_t ldx, int64_t tokens, int64_t c, int64_t n, float *y, int64_t ldy) {
+static void dot_block(int type, const uint8_t *base, size_t stride, int64_t rows, const float *x, int64_t ldx,
+                      int64_t tokens, bool few, int64_t c, int64_t n, float *y, int64_t ldy) {
     const uint8_t *w[4];
     const float *xs[TILE];
     float out[TILE][4] __attribute__((aligned(64)));
     for (int r = 0; r < 4; r++) w[r] = base + (size_t)(r < rows ? r : rows - 1) * stride;
     for (int t = 0; t < TILE; t++) xs[t] = x + (t < tokens ? t : tokens - 1) * ldx + c;
-    dot_kernel(type, tokens)(w, xs, n, out);
+    dot_kernel(type, tokens, few)(w, xs, n, out);
     for (int64_t t = 0; t < tokens; t++) {
         if (rows >= 4 && c == 0) memcpy(y + t * ldy, out[t], sizeof out[t]);
         else for (int64_t r = 0; r < rows && r < 4; r++)
@@ -193,10 +198,11 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
     for (int64_t t0 = 0; t0 < n; t0 += TOKENS) {
         const int64_t tokens = least(n - t0, TOKENS);
         // Few tokens, or f32: straight from the weights. Otherwise unpacked once for all tokens.
-        const bool direct = floats && (w->type == T_F32 || tokens <= TILE);
+        const bool direct = floats && (w->type == T_F32 || tokens <= 2 * TILE);
+        const bool few = direct && tokens <= 2 * TILE;
         // While tokens are computed with some rows, the bytes behind these are fetched, a piece a tile.
         const int64_t tiles = (tokens + TILE - 1) / TILE * ((cols + CHUNK - 1) / CHUNK);
-        const int64_t piece = tokens > 1 && tiles ? PANEL * (int64_t)stride / tiles + 64 : 0;
+        const int64_t piece = !few && tiles ? PANEL * (int64_t)stride / tiles + 64 : 0;
         for (int64_t r = r0; r < r1; r += PANEL) {
             const int64_t rows = least(r1 - r, PANEL);
             const uint8_t *ahead = data + (size_t)(r + PANEL) * stride;
@@ -211,7 +217,7 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
                             ? data + (size_t)(r + i) * stride + (size_t)c * (size_t)type->bytes
                             : (const uint8_t *)(panel + i * CHUNK);
                         dot_block(direct ? w->type : T_F32, base, direct ? stride : 4 * CHUNK,
-                                  rows - i, x + (t0 + t) * cols, cols, least(tokens - t, TILE), c,
+                                  rows - i, x + (t0 + t) * cols, cols, least(tokens - t, TILE), few, c,
                                   m, y + (t0 + t) * ldy + r + i, ldy);
                     }
                 }
