@@ -37,7 +37,7 @@ int draft_init(Draft *d, const Model *m, Session *target, Sampler *sampler, int6
     if (!mul_size((size_t)most, (size_t)m->config.vocab, &size)) return fail(e, "proposals do not fit in memory");
     if (session_init(&d->session, m, c, e) || sampler_init(&d->own, (int)m->config.vocab, s, e) ||
         !(d->held = alloc((size_t)t->context + 1, sizeof *d->held, "ids", e)) ||
-        !(d->q = alloc(size, sizeof *d->q, "proposals", e)) ||
+        !(d->room = alloc(size, sizeof *d->room, "proposals", e)) ||
         !(d->spare = alloc((size_t)m->config.vocab, sizeof *d->spare, "a distribution", e))) {
         draft_free(d);
         return -1;
@@ -49,7 +49,7 @@ void draft_free(Draft *d) {
     session_free(&d->session);
     sampler_free(&d->own);
     free(d->held);
-    free(d->q);
+    free(d->room);
     free(d->spare);
     memset(d, 0, sizeof *d);
 }
@@ -72,10 +72,11 @@ static float propose(Draft *d, int64_t at) {
     Session *s = &d->session;
     const int64_t i = d->drafted++, vocab = s->model->config.vocab;
     float *out = logits(s, s->n - 1, 1);
-    const Candidate *of;
-    d->n_q[i] = sampler_candidates(&d->own, out, &of, &d->sum_q[i]);
-    memcpy(d->q + i * vocab, of, (size_t)d->n_q[i] * sizeof *of);
-    d->held[at] = d->own.c.temp <= 0 ? of->id : sampler_draw(&d->own, of, d->n_q[i], d->sum_q[i]);
+    Distribution q;
+    q.n = sampler_candidates(&d->own, out, &q.of, &q.sum);
+    memcpy(d->room + i * vocab, q.of, (size_t)q.n * sizeof *q.of);
+    d->held[at] = d->own.c.temp <= 0 ? q.of->id : sampler_draw(&d->own, q.of, q.n, q.sum);
+    d->q[i] = (Distribution){d->room + i * vocab, q.n, q.sum};
     sampler_accept(&d->own, d->held[at]);
     return d->sure > 0 ? 1 / exp_sum(out, vocab, 1, max_of(out, vocab)) : 1;
 }
@@ -101,40 +102,37 @@ static int propose_all(Draft *d, int64_t n, int64_t most, Err *e) {
 
 // ---- judging -------------------------------------------------------------------------------------
 
-// Keeps x, drawn from q, or draws another token from what p has more of: *kept says which. Together
 // P(x) = q min(1, p / q) + (1 - sum of min(p, q)) max(0, p - q) / (1 - sum of min(p, q)) = p.
-static int judge(Draft *d, int x, const Candidate *p, int n_p, double sum_p, const Candidate *q, int n_q,
-                 double sum_q, bool *kept) {
-    double *of_q = d->spare, total = 0, here = 0;
-    int to = -1;
-    for (int i = 0; i < n_q; i++) of_q[q[i].id] = q[i].p / sum_q;
-    for (int i = 0; i < n_p; i++) {
-        const double more = p[i].p / sum_p - of_q[p[i].id];
-        if (p[i].id == x) here = p[i].p / sum_p;
+int draft_judge(int x, Distribution p, Distribution q, float u, float v, double *spare, bool *kept) {
+    double total = 0, here = 0;
+    int to = p.of->id;
+    for (int i = 0; i < q.n; i++) spare[q.of[i].id] = q.of[i].p / q.sum;
+    for (int i = 0; i < p.n; i++) {
+        const double more = p.of[i].p / p.sum - spare[p.of[i].id];
+        if (p.of[i].id == x) here = p.of[i].p / p.sum;
         if (more > 0) total += more;
     }
-    *kept = here >= of_q[x] || random_f32(&d->sampler->state) * of_q[x] < here;
-    if (*kept) to = x;
-    double draw = *kept ? 0 : random_f32(&d->sampler->state) * total;
-    for (int i = 0; i < n_p && draw >= 0 && !*kept; i++) {
-        const double more = p[i].p / sum_p - of_q[p[i].id];
+    *kept = u * spare[x] < here;
+    double draw = v * total;
+    for (int i = 0; i < p.n && draw >= 0; i++) {
+        const double more = p.of[i].p / p.sum - spare[p.of[i].id];
         if (more <= 0) continue;
-        to = p[i].id;
+        to = p.of[i].id;
         draw -= more;
     }
-    for (int i = 0; i < n_q; i++) of_q[q[i].id] = 0;
-    return to < 0 ? p->id : to;
+    for (int i = 0; i < q.n; i++) spare[q.of[i].id] = 0;
+    return *kept ? x : to;
 }
 
 int draft_pick(Draft *d) {
     const int64_t i = d->judged, vocab = d->target->model->config.vocab;
-    const Candidate *p;
-    double sum;
+    Distribution p;
     if (!d->rows) d->rows = logits(d->target, d->target->n - 1, 1);
     d->stands = false;
     if (i == d->drafted) return sampler_pick(d->sampler, d->rows + i * vocab);
-    const int n = sampler_candidates(d->sampler, d->rows + i * vocab, &p, &sum);
-    const int id = judge(d, d->held[d->pos], p, n, sum, d->q + i * vocab, d->n_q[i], d->sum_q[i], &d->stands);
+    p.n = sampler_candidates(d->sampler, d->rows + i * vocab, &p.of, &p.sum);
+    const float u = random_f32(&d->sampler->state), v = random_f32(&d->sampler->state);
+    const int id = draft_judge(d->held[d->pos], p, d->q[i], u, v, d->spare, &d->stands);
     d->judged += d->stands;
     d->kept += d->stands;
     return id;

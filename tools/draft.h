@@ -14,6 +14,8 @@
 
 enum { DRAFT_MOST = 15 };      // proposals a round: with the token before them what logits() makes at once
 
+typedef struct { const Candidate *of; int n; double sum; } Distribution;    // see sampler_candidates
+
 typedef struct {
     Session *target;           // borrowed, as is the sampler
     Sampler *sampler;
@@ -26,9 +28,8 @@ typedef struct {
     float *rows;               // (drafted + 1, V) the target's logits behind held[pos - 1] …; NULL: to make
     int64_t drafted, judged;   // proposals of this round, and those kept
     bool stands;               // what was picked last was proposed and kept
-    Candidate *q;              // (most, V) what they were drawn from
-    int n_q[DRAFT_MOST];
-    double sum_q[DRAFT_MOST];
+    Distribution q[DRAFT_MOST];    // what they were drawn from, standing in
+    Candidate *room;           // (most, V)
     double *spare;             // (V) zeros
     int64_t proposed, kept, rounds, steps;     // in all; forward passes of the target, of the draft
 } Draft;
@@ -38,6 +39,9 @@ int draft_fits(const Loaded *target, const Loaded *draft, Err *e);
 // The target's cache is empty. Nothing is freed before draft_free, which takes a zeroed or failed one, too.
 int draft_init(Draft *d, const Model *m, Session *target, Sampler *sampler, int64_t most, float sure, Err *e);
 void draft_free(Draft *d);
+// The rule, for x drawn from q and two numbers u, v, uniform in [0, 1): x, and *kept, or another of p's
+// tokens. spare: (V) zeros, before and after.
+int draft_judge(int x, Distribution p, Distribution q, float u, float v, double *spare, bool *kept);
 // Instead of prefill, sampler_pick and forward: text that is given; the next token; that it stands (with
 // at most `left` wanted behind it), which computes a batch or, where it was proposed, nothing.
 int draft_prefill(Draft *d, const int *ids, int64_t n, Err *e);
