@@ -21,8 +21,7 @@ static const char usage[] =
 "       -b N              tokens computed together in a prompt (128)\n"
 "       --kv f32|f16|q8   type of the cache (f16)\n"
 "       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
-"       --draft FILE [--draft-tokens N]    a cheaper model proposes up to N tokens (6), this one\n"
-"                         checks them in one batch: the same output, sooner where the draft is good\n"
+"       --draft FILE [--draft-tokens N]  a cheaper model proposes N tokens (5), MODEL judges\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
 "       --explain [--layer L] [-p TEXT]    a layer's factors to scale, their costs, what heads see\n"
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
@@ -46,7 +45,6 @@ typedef struct {
     int64_t layer;                                             // -1: not given
     Pooling pool;
     SamplerConfig sampler;
-    float sure;                                                // where a draft stops
     int kv_type;
     CacheForm form;
     BenchConfig bench;
@@ -196,7 +194,7 @@ static Options read_options(int argc, char **argv) {
     if (o.draft && o.action != DO_GENERATE && o.action != DO_CHAT)
         die("--draft is for text (-p, -f, standard input) and chat (-i)");
     if (!o.draft && o.draft_tokens) die("--draft-tokens goes with --draft");
-    if (!o.draft_tokens) o.draft_tokens = 6;
+    if (!o.draft_tokens) o.draft_tokens = 5;
     if (!o.bench.repeat) o.bench.repeat = 5;
     if (!o.bench.depths) o.bench.depths = "0,2048,8192";
     if (o.action != DO_EVAL && (o.against || o.eval_out || o.limit))
@@ -231,6 +229,8 @@ static void print_end(Printer *p) {
 
 typedef struct { int64_t prompt, made; double prompt_time, made_time, read; } Timing;
 
+#define SURE 0.2f     // a draft stops where its own certainty falls below: doc/SPEED.md
+
 // A model at work: its timeline, what draws from it, and with --draft what proposes (else draft.target is
 // NULL).
 typedef struct { const Loaded *l; Session s; Sampler sampler; Draft draft; } Writer;
@@ -242,7 +242,7 @@ static int writer_init(Writer *w, const Loaded *l, const Options *o, int64_t con
     if (session_init(&w->s, l->model, c, e) ||
         sampler_init(&w->sampler, (int)l->model->config.vocab, o->sampler, e))
         return -1;
-    return o->draft ? draft_init(&w->draft, l[1].model, &w->s, &w->sampler, o->draft_tokens, getenv("SURE") ? (float)atof(getenv("SURE")) : o->sure, e) : 0;
+    return o->draft ? draft_init(&w->draft, l[1].model, &w->s, &w->sampler, o->draft_tokens, SURE, e) : 0;
 }
 
 static void writer_free(Writer *w) {
