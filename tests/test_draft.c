@@ -70,7 +70,8 @@ static const Rig small = {.arch = "llama", .d = 64, .h = 4, .n_kv = 2, .hd = 16,
                           .layers = 2, .context = 64, .type = T_F32, .seed = 11};
 
 static int greedy_text_is_the_targets(void) {
-    static const struct { const char *arch; int type; const char *scheme; CacheForm form; int64_t laser; } all[] = {
+    static const struct { const char *arch; int type; const char *scheme; CacheForm form;
+                   int64_t laser; } all[] = {
         {"llama", T_F32, NULL, CACHE_AUTO, 0}, {"llama", T_F16, "qkvo", CACHE_AUTO, 0},
         {"llama", T_Q8_0, "qkv+o", CACHE_LATENT, 32}, {"llama", T_Q4_0, NULL, CACHE_AUTO, 0},
         {"gpt2", T_F32, "qkvo", CACHE_LATENT, 0}, {"qwen3", T_F16, NULL, CACHE_AUTO, 0},
@@ -85,7 +86,8 @@ static int greedy_text_is_the_targets(void) {
         c.type = all[i].type, same.type = T_Q4_0, other.seed = 99;
         RigTucker t = {.scheme = all[i].scheme, .r_embd = 32, .laser = {all[i].laser, all[i].laser, 0}};
         CHECK(rig_build(&target, &c, all[i].scheme ? &t : NULL, &e) == 0, "%s", e.msg);
-        CHECK(rig_build(&coarse, &same, NULL, &e) == 0 && rig_build(&bad, &other, NULL, &e) == 0, "%s", e.msg);
+        CHECK(rig_build(&coarse, &same, NULL, &e) == 0 &&
+              rig_build(&bad, &other, NULL, &e) == 0, "%s", e.msg);
         // uniform: single tokens add up as those of a batch, to the bit
         SessionConfig session = {0, 16, T_F32, all[i].form, true};
         SamplerConfig penalised = greedy;
@@ -93,7 +95,8 @@ static int greedy_text_is_the_targets(void) {
         if (same_text("itself", &target.m, &target.m, session, greedy, true) ||
             same_text("in 4 bits", &target.m, &coarse.m, session, penalised, false) ||
             same_text("another", &target.m, &bad.m, session, greedy, false)) {
-            printf("  of %s, %s, %s\n", all[i].arch, type_info(c.type)->name, all[i].scheme ? all[i].scheme : "dense");
+            printf("  of %s, %s, %s\n", all[i].arch,
+                   type_info(c.type)->name, all[i].scheme ? all[i].scheme : "dense");
             return FAIL;
         }
         rig_free(&target);
@@ -139,7 +142,8 @@ static int rule_by_enumeration(void) {
     enum { GRID = 480 };
     static const int cases[][2][5] = {
         {{12, 6, 3, 2, 1}, {6, 12, 1, 3, 2}}, {{24, 0, 0, 0, 0}, {0, 12, 12, 0, 0}},
-        {{8, 8, 8, 0, 0}, {0, 0, 8, 8, 8}}, {{6, 6, 6, 6, 0}, {6, 6, 6, 6, 0}}, {{1, 2, 4, 7, 10}, {24, 0, 0, 0, 0}},
+        {{8, 8, 8, 0, 0}, {0, 0, 8, 8, 8}}, {{6, 6, 6, 6, 0}, {6, 6, 6, 6, 0}},
+        {{1, 2, 4, 7, 10}, {24, 0, 0, 0, 0}},
     };
     double spare[5] = {0};
     for (int k = 0; k < COUNT(cases); k++) {
@@ -261,7 +265,8 @@ static int refuses_other_vocabularies(void) {
     Err e = {""};
     CHECK(draft_fits(&target, &draft, &e) == 0, "%s", e.msg);
     vb.piece = b;
-    CHECK(draft_fits(&target, &draft, &e) && strstr(e.msg, "token 1 is \"yy\", in target.gguf \"y\""), "%s", e.msg);
+    CHECK(draft_fits(&target, &draft, &e) && strstr(e.msg, "token 1 is \"yy\", in target.gguf \"y\""), "%s",
+          e.msg);
     vb.piece = a, vb.n = 2;
     CHECK(draft_fits(&target, &draft, &e) && strstr(e.msg, "draft.gguf: 2 tokens"), "%s", e.msg);
     vb = va, vb.kind = VOCAB_SPM;
@@ -279,13 +284,15 @@ static int outlives_a_short_draft(void) {
     RigModel target, draft;
     Err e;
     shorter.context = 24;
-    CHECK(rig_build(&target, &small, NULL, &e) == 0 && rig_build(&draft, &shorter, NULL, &e) == 0, "%s", e.msg);
+    CHECK(rig_build(&target, &small, NULL, &e) == 0 &&
+          rig_build(&draft, &shorter, NULL, &e) == 0, "%s", e.msg);
     SessionConfig c = {64, 16, T_F32, CACHE_AUTO, true};
     Pair a, b;
     int alone[MOST_TEXT], with[MOST_TEXT];
     CHECK(pair_init(&a, &target.m, NULL, c, greedy, 0, 0, &e) == 0, "%s", e.msg);
     CHECK(pair_init(&b, &target.m, &draft.m, c, greedy, 4, 0, &e) == 0, "%s", e.msg);
-    const int n = say(&a.s, &a.sampler, NULL, 90, alone, &e), k = say(&b.s, &b.sampler, &b.draft, 90, with, &e);
+    const int n = say(&a.s, &a.sampler, NULL, 90, alone, &e);
+    const int k = say(&b.s, &b.sampler, &b.draft, 90, with, &e);
     CHECK(n == 57 && k == n && memcmp(alone, with, (size_t)n * sizeof *alone) == 0, "%d and %d tokens", n, k);
     CHECK(b.draft.proposed > 8 && b.draft.proposed <= 20, "%d proposed", (int)b.draft.proposed);
     pair_free(&a);

@@ -22,7 +22,8 @@ int draft_fits(const Loaded *target, const Loaded *draft, Err *e) {
     return 0;
 }
 
-int draft_init(Draft *d, const Model *m, Session *target, Sampler *sampler, int64_t most, float sure, Err *e) {
+int draft_init(Draft *d, const Model *m, Session *target, Sampler *sampler, int64_t most, float sure,
+               Err *e) {
     const SessionConfig *t = &target->config;
     SessionConfig c = *t;
     SamplerConfig s = sampler->c;
@@ -34,7 +35,8 @@ int draft_init(Draft *d, const Model *m, Session *target, Sampler *sampler, int6
     if (c.context > m->config.context) c.context = m->config.context;    // beyond it nothing is proposed
     s.seed = random_u64(&s.seed);                      // numbers of its own
     d->target = target, d->sampler = sampler, d->most = most, d->sure = sure;
-    if (!mul_size((size_t)most, (size_t)m->config.vocab, &size)) return fail(e, "proposals do not fit in memory");
+    if (!mul_size((size_t)most, (size_t)m->config.vocab, &size))
+        return fail(e, "proposals do not fit in memory");
     if (session_init(&d->session, m, c, e) || sampler_init(&d->own, (int)m->config.vocab, s, e) ||
         !(d->held = alloc((size_t)t->context + 1, sizeof *d->held, "ids", e)) ||
         !(d->room = alloc(size, sizeof *d->room, "proposals", e)) ||
