@@ -246,7 +246,8 @@ static int frequencies_are_the_targets(void) {
         }
         const double freedom = cells - 1, z = 4.265, h = 2 / (9 * freedom);     // Wilson and Hilferty
         const double most = freedom * pow(1 - h + z * sqrt(h), 3);
-        CHECK(cells > 5 && chi < most, "config %d: chi-square %g of %d texts, at most %g", k, chi, cells, most);
+        CHECK(cells > 5 && chi < most, "config %d: chi-square %g of %d texts, at most %g", k, chi,
+              cells, most);
         CHECK(b.draft.kept > DRAWS / 20 && b.draft.proposed - b.draft.kept > DRAWS / 20,
               "config %d tests little: %d of %d kept", k, (int)b.draft.kept, (int)b.draft.proposed);
         pair_free(&b);
