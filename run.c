@@ -1,6 +1,6 @@
 // run: the command line. Loads a model, then generates, chats, or hands over to a tool. This file
 // and export/export.c are the only ones that print errors and exit.
-#include "tools/tools.h"
+#include "tools/draft.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -21,6 +21,7 @@ static const char usage[] =
 "       -b N              tokens computed together in a prompt (128)\n"
 "       --kv f32|f16|q8   type of the cache (f16)\n"
 "       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
+"       --draft FILE [--draft-tokens N]  a cheaper model proposes N tokens (5), MODEL judges\n"
 "other  --info            configuration, ranks, parameters and bytes by part\n"
 "       --explain [--layer L] [-p TEXT]    a layer's factors to scale, their costs, what heads see\n"
 "       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
@@ -37,10 +38,10 @@ typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_EXPLAIN, DO_PERPLEXITY, DO_EVAL
 
 typedef struct {
     const char *model, *prompt, *prompt_file, *system, *tool_file;     // tool_file: or its text
-    const char *against, *eval_out;
+    const char *against, *eval_out, *draft;
     Action action;
     bool no_echo, ids;
-    int64_t n, context, windows, top, limit, batch, threads;   // n, context: 0 when not given
+    int64_t n, context, windows, top, limit, batch, threads, draft_tokens;   // n, context: 0 when not given
     int64_t layer;                                             // -1: not given
     Pooling pool;
     SamplerConfig sampler;
@@ -138,7 +139,7 @@ static Options read_options(int argc, char **argv) {
             "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
             "--perplexity", "--eval", "--eval-out", "--eval-against", "--limit", "--tokenize",
             "--detokenize", "--fill-mask", "--top", "--embed", "--embed-file", "--pool", "--repeat",
-            "--bench-depths", "--layer"};
+            "--bench-depths", "--layer", "--draft", "--draft-tokens"};
         bool known = false;
         for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
         if (!known || !v) {
@@ -165,6 +166,8 @@ static Options read_options(int argc, char **argv) {
         else if (IS("--windows")) o.windows = whole(a, v, 1, INT32_MAX);
         else if (IS("--kv")) o.kv_type = kv_types[choice(a, v, kv_names, 4)];
         else if (IS("--cache")) o.form = (CacheForm)choice(a, v, forms, 3);
+        else if (IS("--draft")) o.draft = v;
+        else if (IS("--draft-tokens")) o.draft_tokens = whole(a, v, 1, DRAFT_MOST);
         else if (IS("--layer")) o.layer = whole(a, v, 0, INT32_MAX);
         else if (IS("--repeat")) o.bench.repeat = whole(a, v, 1, BENCH_REPEATS);
         else if (IS("--bench-depths")) o.bench.depths = v;
@@ -188,6 +191,10 @@ static Options read_options(int argc, char **argv) {
     if (o.action == DO_EXPLAIN && o.prompt_file) die("--explain takes its text from -p");
     if (o.action != DO_BENCH && (o.bench.json || o.bench.repeat || o.bench.depths))
         die("--json, --repeat and --bench-depths belong to --bench");
+    if (o.draft && o.action != DO_GENERATE && o.action != DO_CHAT)
+        die("--draft is for text (-p, -f, standard input) and chat (-i)");
+    if (!o.draft && o.draft_tokens) die("--draft-tokens goes with --draft");
+    if (!o.draft_tokens) o.draft_tokens = 5;
     if (!o.bench.repeat) o.bench.repeat = 5;
     if (!o.bench.depths) o.bench.depths = "0,2048,8192";
     if (o.action != DO_EVAL && (o.against || o.eval_out || o.limit))
@@ -222,33 +229,76 @@ static void print_end(Printer *p) {
 
 typedef struct { int64_t prompt, made; double prompt_time, made_time, read; } Timing;
 
+#define SURE 0.2f     // a draft stops where its own certainty falls below: doc/SPEED.md
+
+// A model at work: its timeline, what draws from it, and with --draft what proposes (else draft.target is
+// NULL).
+typedef struct { const Loaded *l; Session s; Sampler sampler; Draft draft; } Writer;
+
+static int writer_init(Writer *w, const Loaded *l, const Options *o, int64_t context, int64_t batch, Err *e) {
+    if (o->draft && batch < o->draft_tokens + 1) batch = o->draft_tokens + 1;
+    SessionConfig c = {context, batch, o->kv_type, o->form, false};
+    w->l = l;
+    if (session_init(&w->s, l->model, c, e) ||
+        sampler_init(&w->sampler, (int)l->model->config.vocab, o->sampler, e))
+        return -1;
+    return o->draft ? draft_init(&w->draft, l[1].model, &w->s, &w->sampler, o->draft_tokens, SURE, e) : 0;
+}
+
+static void writer_free(Writer *w) {
+    draft_free(&w->draft);
+    session_free(&w->s);
+    sampler_free(&w->sampler);
+}
+
+static int take_in(Writer *w, const int *ids, int64_t n, Timing *t, Err *e) {
+    double start = seconds();
+    if (w->draft.target ? draft_prefill(&w->draft, ids, n, e) : prefill(&w->s, ids, n, e)) return -1;
+    t->prompt_time += seconds() - start;
+    t->prompt += n;
+    return 0;
+}
+
 // Generates up to n tokens from the logits of the last one computed; the ids go on in the cache. The
 // token that ends the text is not printed. Stops at `interrupted`.
-static int generate(const Loaded *l, Session *s, Sampler *sampler, Printer *out, Decoder *decoder,
-                    int64_t n, Timing *t, Err *e) {
-    double start = seconds();
-    int64_t cached = 0;
+static int generate(Writer *w, Printer *out, Decoder *decoder, int64_t n, Timing *t, Err *e) {
+    Session *s = &w->s;
+    Draft *d = w->draft.target ? &w->draft : NULL;
+    double start = seconds(), rounds = d ? (double)d->rounds : 0, steps = d ? (double)d->steps : 0;
+    int64_t cached = 0, made = 0;
     for (int64_t i = 0; i < n && !interrupted && !out->stopped; i++) {
-        int id = sampler_pick(sampler, logits(s, s->n - 1, 1));
-        sampler_accept(sampler, id);
-        if (tokenizer_ends(l->tokenizer, id)) break;
+        int id = d ? draft_pick(d) : sampler_pick(&w->sampler, logits(s, s->n - 1, 1));
+        sampler_accept(&w->sampler, id);
+        if (tokenizer_ends(w->l->tokenizer, id)) break;
         if (out->ids) printf("%d ", id);
-        else print_text(out, tokenizer_decode(l->tokenizer, decoder, id));
+        else print_text(out, tokenizer_decode(w->l->tokenizer, decoder, id));
         if (ferror(stdout)) break;
-        if (i + 1 == n || s->pos >= s->config.context) break;
-        if (forward(s, &id, 1, e)) return -1;
-        t->made++;
+        if (i + 1 == n || (d ? d->pos : s->pos) >= s->config.context) break;
+        if (d ? draft_forward(d, id, n - i - 1, e) : forward(s, &id, 1, e)) return -1;
+        made++;
         cached += s->pos;
     }
-    print_text(out, tokenizer_decode_end(l->tokenizer, decoder));
+    if (d) draft_rest(d);
+    print_text(out, tokenizer_decode_end(w->l->tokenizer, decoder));
     print_end(out);
     t->made_time += seconds() - start;
-    t->read += (double)t->made * model_step_bytes(l->model) +
-               (double)cached * (double)s->cache_bytes / (double)s->config.context;
+    t->made += made;
+    // With a draft: the weights that both have read, and the target's cache once a round.
+    rounds = d ? (double)d->rounds - rounds : (double)made;
+    t->read += rounds * model_step_bytes(w->l->model) + (made ? rounds / (double)made : 0) * (double)cached *
+               (double)s->cache_bytes / (double)s->config.context;
+    if (d) t->read += ((double)d->steps - steps) * model_step_bytes(d->session.model);
     return ferror(stdout) ? fail(e, no_output) : 0;
 }
 
-static void report(const Timing *t, const Session *s) {
+static void report(const Timing *t, const Writer *w) {
+    const Session *s = &w->s;
+    const Draft *d = &w->draft;
+    if (d->target)
+        fprintf(stderr, "[draft: %lld tokens proposed, %lld kept (%.1f %%), %.2f tokens a batch]\n",
+                (long long)d->proposed, (long long)d->kept,
+                d->proposed ? 100 * (double)d->kept / (double)d->proposed : 0,
+                d->rounds ? (double)t->made / (double)d->rounds : 0);
     fprintf(stderr, "[prompt %lld tokens, %.1f tok/s; decode %lld tokens, %.1f tok/s, %.1f GB/s read; "
             "cache %.1f MB, peak memory %.0f MB]\n", (long long)t->prompt,
             t->prompt_time > 0 ? (double)t->prompt / t->prompt_time : 0, (long long)t->made,
@@ -260,8 +310,7 @@ static void report(const Timing *t, const Session *s) {
 // ---- one prompt ----------------------------------------------------------------------------------
 
 static int run_prompt(const Loaded *l, const Options *o, const char *prompt, size_t size, Err *e) {
-    Session s = {0};
-    Sampler sampler = {0};
+    Writer w = {0};
     int *text = NULL, *ids = NULL, status = -1;
     size_t n_text = 0;
     if (tokenizer_encode(l->tokenizer, prompt, size, true, true, &text, &n_text, e)) return -1;
@@ -276,30 +325,26 @@ static int run_prompt(const Loaded *l, const Options *o, const char *prompt, siz
              (long long)context, o->context ? " (-c)" : "");
         goto done;
     }
-    SessionConfig c = {context, o->batch < n ? o->batch : n, o->kv_type, o->form, false};
-    if (!(ids = alloc((size_t)n, sizeof *ids, "prompt", e)) || session_init(&s, l->model, c, e) ||
-        sampler_init(&sampler, (int)l->model->config.vocab, o->sampler, e))
+    if (!(ids = alloc((size_t)n, sizeof *ids, "prompt", e)) ||
+        writer_init(&w, l, o, context, o->batch < n ? o->batch : n, e))
         goto done;
     if (bos) ids[0] = l->vocab->bos;
     if (n_text) memcpy(ids + bos, text, n_text * sizeof *ids);
     if (!o->no_echo) fwrite(prompt, 1, size, stdout);
     fflush(stdout);
 
-    Timing t = {.prompt = n};
+    Timing t = {0};
     Printer out = {.ids = o->ids};
     Decoder decoder = {.started = n_text > 0};
-    double start = seconds();
-    if (prefill(&s, ids, n, e)) goto done;
-    t.prompt_time = seconds() - start;
-    for (int64_t i = 0; i < n; i++) sampler_accept(&sampler, ids[i]);
-    if (!interrupted && generate(l, &s, &sampler, &out, &decoder, make, &t, e)) goto done;
+    if (take_in(&w, ids, n, &t, e)) goto done;
+    for (int64_t i = 0; i < n; i++) sampler_accept(&w.sampler, ids[i]);
+    if (!interrupted && generate(&w, &out, &decoder, make, &t, e)) goto done;
     putchar('\n');
     fflush(stdout);
-    report(&t, &s);
+    report(&t, &w);
     status = 0;
 done:
-    session_free(&s);
-    sampler_free(&sampler);
+    writer_free(&w);
     free(ids);
     free(text);
     return status;
@@ -411,11 +456,9 @@ static char *read_line(const char *prompt) {
 static int run_chat(const Loaded *l, const Options *o, const char *first_message, Err *e) {
     const ChatFormat *f = chat_format(l->vocab->chat_template);
     const char *system = o->system;
-    int64_t trained = l->model->config.context;
-    SessionConfig c = {o->context ? o->context : trained < 4096 ? trained : 4096, o->batch, o->kv_type,
-                       o->form, false};
-    Session s = {0};
-    Sampler sampler = {0};
+    int64_t trained = l->model->config.context, context = o->context ? o->context : 4096;
+    if (!o->context && context > trained) context = trained;
+    Writer w = {0};
     Timing t = {0};
     Ids ids = {0};
     int status = -1;
@@ -424,41 +467,33 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
     if (first_message && !line) { fail(e, "out of memory"); goto done; }
     if (!system && default_system(f, l->vocab->chat_template, &own, e)) goto done;
     if (own) system = own;
-    if (session_init(&s, l->model, c, e) ||
-        sampler_init(&sampler, (int)l->model->config.vocab, o->sampler, e))
-        goto done;
+    if (writer_init(&w, l, o, context, o->batch, e)) goto done;
     for (; line || (line = read_line("> ")); free(line), line = NULL) {
         interrupted = 0;
         if (!*line) continue;
         ids.n = 0;
         if (!first && append(l, &ids, f->reply_end, true, false, e)) goto done;
         if (add_turn(l, &ids, f, system, line, first, e)) goto done;
-        if ((int64_t)ids.n >= c.context - s.pos) {
+        if ((int64_t)ids.n >= context - w.s.pos) {
             fail(e, "this message has %zu tokens and the chat %lld of %lld positions: it is full", ids.n,
-                 (long long)s.pos, (long long)c.context);
+                 (long long)w.s.pos, (long long)context);
             goto done;
         }
         first = false;
-        double start = seconds();
-        if (prefill(&s, ids.ids, (int64_t)ids.n, e)) goto done;
-        t.prompt_time += seconds() - start;
-        t.prompt += (int64_t)ids.n;
+        if (take_in(&w, ids.ids, (int64_t)ids.n, &t, e)) goto done;
         Printer out = {.stop = f->stop};
         Decoder decoder = {.started = false};
-        if (!interrupted && generate(l, &s, &sampler, &out, &decoder,
-                                     o->n ? o->n : c.context, &t, e))
-            goto done;
+        if (!interrupted && generate(&w, &out, &decoder, o->n ? o->n : context, &t, e)) goto done;
         putchar('\n');
         fflush(stdout);
     }
-    report(&t, &s);
+    report(&t, &w);
     status = 0;
 done:
     free(line);
     free(own);
     free(ids.ids);
-    session_free(&s);
-    sampler_free(&sampler);
+    writer_free(&w);
     return status;
 }
 
@@ -572,6 +607,8 @@ int main(int argc, char **argv) {
                   o.action == DO_INFO ? MODEL_IF_ANY : MODEL;
     int status = load(&file[0], &l[0], o.model, needs, &e);
     if (status == 0 && o.against) status = load(&file[1], &l[1], o.against, MODEL, &e);
+    if (status == 0 && o.draft) status = load(&file[1], &l[1], o.draft, MODEL, &e) ||
+                                         draft_fits(&l[0], &l[1], &e) ? -1 : 0;
     if (status == 0) status = act(&o, l, &e);
     for (int i = 0; i < 2; i++) unload(&file[i], &l[i]);
     if (status) die(e.msg);

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct { float p; int id; } Candidate;
-
 int sampler_init(Sampler *s, int vocab, SamplerConfig c, Err *e) {
     memset(s, 0, sizeof *s);
     s->c = c;
@@ -64,11 +62,20 @@ static void sift_down(Candidate *a, int n, int i) {
     }
 }
 
-int sampler_pick(Sampler *s, float *logits) {
+// One candidate alone.
+static int certain(Sampler *s, int id, const Candidate **of, double *sum) {
+    Candidate *one = s->order;
+    *one = (Candidate){1, id};
+    *of = one;
+    *sum = 1;
+    return 1;
+}
+
+int sampler_candidates(Sampler *s, float *logits, const Candidate **of, double *sum_of) {
     const SamplerConfig *c = &s->c;
     if (c->repeat_penalty != 1 && c->repeat_penalty > 0) penalise(s, logits);
     int best = argmax(logits, s->vocab);
-    if (c->temp <= 0) return best;
+    if (c->temp <= 0) return certain(s, best, of, sum_of);
 
     // exp((l - max) / temp) is the probability times a constant; only what could pass min-p, or
     // weighs more than a rounding error of the whole, becomes a candidate.
@@ -82,7 +89,7 @@ int sampler_pick(Sampler *s, float *logits) {
         heap[n++] = (Candidate){p, i};
         total += p;
     }
-    if (!n) return best;                                  // logits that are no numbers
+    if (!n) return certain(s, best, of, sum_of);          // logits that are no numbers
     // Candidates come off a heap, likeliest first, and gather at the array's end: no full sort.
     // Top-p is a share of the top k where there is a top-k; else of all, and it ends the taking.
     for (int i = n / 2 - 1; i >= 0; i--) sift_down(heap, n, i);
@@ -103,8 +110,26 @@ int sampler_pick(Sampler *s, float *logits) {
         taken = 0;
         while (taken < most && (taken == 0 || sum < enough)) sum += heap[n - 1 - taken++].p;
     }
+    for (int i = n - taken, j = n - 1; i < j; i++, j--) {
+        Candidate t = heap[i];
+        heap[i] = heap[j];
+        heap[j] = t;
+    }
+    *of = heap + n - taken;
+    *sum_of = sum;
+    return taken;
+}
+
+int sampler_draw(Sampler *s, const Candidate *of, int n, double sum) {
     double draw = random_f32(&s->state) * sum;
-    for (int i = 0; i < taken; i++)
-        if ((draw -= heap[n - 1 - i].p) < 0) return heap[n - 1 - i].id;
-    return heap[n - taken].id;
+    for (int i = 0; i < n; i++)
+        if ((draw -= of[i].p) < 0) return of[i].id;
+    return of[n - 1].id;
+}
+
+int sampler_pick(Sampler *s, float *logits) {
+    const Candidate *of;
+    double sum;
+    int n = sampler_candidates(s, logits, &of, &sum);
+    return s->c.temp <= 0 ? of->id : sampler_draw(s, of, n, sum);
 }

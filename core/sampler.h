@@ -13,11 +13,13 @@ typedef struct {
     uint64_t seed;
 } SamplerConfig;
 
+typedef struct { float p; int id; } Candidate;             // p: a weight, not yet divided by the sum
+
 typedef struct {
     SamplerConfig c;
     uint64_t state;
     int vocab;
-    void *order;              // (vocab) candidates
+    Candidate *order;         // (vocab)
     int *recent, n_recent;    // ring of the last tokens
 } Sampler;
 
@@ -25,6 +27,10 @@ int sampler_init(Sampler *s, int vocab, SamplerConfig c, Err *e);
 void sampler_free(Sampler *s);
 void sampler_accept(Sampler *s, int token);                // remember for the repeat penalty
 int sampler_pick(Sampler *s, float *logits);               // logits (vocab) may be changed
+// The distribution that sampler_pick draws from: how many tokens may come, likeliest first in *of, which
+// is valid until the next call; *sum of their weights. Greedy: one.
+int sampler_candidates(Sampler *s, float *logits, const Candidate **of, double *sum);
+int sampler_draw(Sampler *s, const Candidate *of, int n, double sum);      // one of n >= 1
 int argmax(const float *x, int64_t n);                     // first of the largest
 
 #endif

@@ -72,6 +72,22 @@ reply=$(printf 'Tell me a story.\nAnother.\n' | $run $tbin -i -n 20 --temp 0 2>/
 [ -n "$reply" ] && ok || bad "chat says nothing"
 is "context filled to the end" "$($run $tbin -p "$story" -c 12 -n 100 2>/dev/null | wc -l | tr -d ' ')" 1
 
+# --- drafts: the draft may be anything of the same vocabulary, the text stays
+for tokens in 1 5 15; do
+    is "a draft of $tokens" "$($run $tbin -p "$story" --temp 0 -n 40 --draft $gguf --draft-tokens $tokens 2>"$tmp/err")" "$want"
+done
+is "its line" "$(grep -cE '^\[draft: [0-9]+ tokens proposed, [0-9]+ kept \([0-9.]+ %\), [0-9.]+ tokens a batch\]$' "$tmp/err")" 1
+is "a draft of itself" "$($run $gguf -p "$story" --temp 0 -n 40 --draft $gguf 2>/dev/null)" "$($run $gguf -p "$story" --temp 0 -n 40 2>/dev/null)"
+is "a draft and token ids" "$($run $tbin -p "$story" --ids --temp 0 -n 40 --draft $gguf 2>/dev/null)" "$($run $tbin -p "$story" --ids --temp 0 -n 40 2>/dev/null)"
+is "a draft in chat" "$(printf 'Tell me a story.\nAnother.\n' | $run $tbin -i -n 20 --temp 0 --draft $gguf 2>/dev/null)" "$reply"
+is "a draft, drawn, one seed" "$($run $tbin -p "$story" -s 7 -n 40 --draft $gguf 2>/dev/null)" "$($run $tbin -p "$story" -s 7 -n 40 --draft $gguf -t 1 2>/dev/null)"
+is "a draft to the last position" "$($run $tbin -p "$story" --temp 0 -c 12 -n 100 --draft $gguf 2>/dev/null)" "$($run $tbin -p "$story" --temp 0 -c 12 -n 100 2>/dev/null)"
+refuses "a draft of nothing" "nowhere.gguf" $run $tbin -p x --draft nowhere.gguf
+refuses "a draft for --info" "--draft is for text" $run $tbin --info --draft $gguf
+refuses "a draft for --bench" "--draft is for text" $run $tbin --bench --draft $gguf
+refuses "--draft-tokens alone" "goes with --draft" $run $tbin -p x --draft-tokens 3
+refuses "--draft-tokens 16" "--draft-tokens" $run $tbin -p x --draft $gguf --draft-tokens 16
+
 # --- tools
 text="$tmp/text"
 printf 'Tom had a big red ball. He was happy.\nThe end – “ünïcode” 🙂 \n' >"$text"
@@ -137,6 +153,7 @@ if $export tests/golden/bert --tokenizer "$tmp/vocab.txt" --dense -q -o "$tmp/be
     refuses "an encoder asked to go on" "encoder" $run "$tmp/bert.gguf" -p "w5"
     $run "$tmp/bert.gguf" --info | grep -q '^tokenizer  *WordPiece, 48 pieces' && ok || bad "--info of WordPiece"
 else bad "exporting an encoder: $(head -c 300 "$tmp/err")"; fi
+[ ! -f "$tmp/bert.gguf" ] || refuses "an encoder as a draft" "encoder" $run $tbin -p x --draft "$tmp/bert.gguf"
 refuses "masks of a decoder" "is a decoder" $run $tbin --fill-mask "x <mask>"
 refuses "vectors of a decoder" "decoder" $run $tbin --embed x
 # --- speed: that it is measured, not how much it is

@@ -266,6 +266,32 @@ static int matmul_bits(void) {
     return result;
 }
 
+// Without `uniform` up to eight tokens of float weights still have the bits of each alone.
+static int few_bits(void) {
+    enum { COLS = 1283, FEW = 8, ROWS = 37 };
+    static const int types[] = {T_F32, T_F16, T_BF16};
+    Scratch s;
+    Err e;
+    int result = PASS;
+    CHECK(scratch_init(&s, FEW, COLS, &e) == 0, "%s", e.msg);
+    for (int i = 0; i < COUNT(types); i++) {
+        Mat w = random_mat(types[i], ROWS, COLS, 1);
+        float *x = floats(FEW * COLS), *alone = floats(FEW * ROWS), *y = floats(FEW * ROWS);
+        fill(x, FEW * COLS);
+        FOR_EACH_ISA(v) {
+            for (int t = 0; t < FEW; t++) matmul(&s, x + t * COLS, 1, &(Linear){&w, alone + t * ROWS}, 1);
+            for (int n = 2; n <= FEW && result == PASS; n++) {
+                matmul(&s, x, n, &(Linear){&w, y}, 1);
+                result = same_bits("few", alone, y, n * ROWS);
+            }
+        }
+        free_all();
+    }
+    scratch_free(&s);
+    kernels_init();
+    return result;
+}
+
 // A NaN among quantised activations reaches the results; other tokens stay whole.
 static int matmul_nan(void) {
     enum { COLS = 64, ROWS = 5, N = 3 };
@@ -721,6 +747,7 @@ static const Test tests[] = {
     {"matmul_floats", matmul_floats}, {"matmul_wide", matmul_wide},
     {"matmul_integers", matmul_integers}, {"matmul_others", matmul_others},
     {"matmul_exact_integers", matmul_exact_integers}, {"matmul_bits", matmul_bits},
+    {"few tokens of floats, and each alone", few_bits},
     {"matmul_nan", matmul_nan}, {"scratch_limits", scratch_limits},
     {"matmul_t_values", matmul_t_values}, {"matmul_t_bits", matmul_t_bits},
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
