@@ -76,7 +76,7 @@ int mode_gram(const double *t, const int64_t n[4], int mode, double *c, Err *e) 
                        (size_t)right * sizeof *t);
         t = flat;
     }
-    dgemm(false, true, rows, rows, cols, t, cols, t, cols, 0, c, rows);
+    gram(false, rows, cols, t, cols, c, rows);
     free(flat);
     return 0;
 }

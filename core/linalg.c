@@ -52,16 +52,15 @@ CLONES static void rotate(double *restrict x, double *restrict y, double c, doub
     }
 }
 
-// y = A x with the lower triangle of the symmetric A (n, n), row stride lda. An entry is read once
-// and used twice, in four rows at a time: this product is bound by memory.
-CLONES static void symv(const double *a, int64_t lda, int64_t n, const double *x, double *y) {
-    memset(y, 0, (size_t)n * sizeof *y);
-    int64_t i = 0;
-    for (; i + 4 <= n; i += 4) {
+// y += A x for rows i0 .. i1 of the lower triangle of the symmetric A (n, n), row stride lda, and what
+// mirrors them. An entry is read once and used twice, in four rows at a time: memory is the bound.
+CLONES static void symv_rows(const double *a, int64_t lda, int64_t i0, int64_t i1, const double *x, double *y) {
+    int64_t i = i0;                                            // a multiple of LANES
+    for (; i + 4 <= i1; i += 4) {
         const double *r0 = a + i * lda, *r1 = r0 + lda, *r2 = r1 + lda, *r3 = r2 + lda;
         const double x0 = x[i], x1 = x[i + 1], x2 = x[i + 2], x3 = x[i + 3];
         Vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        for (int64_t j = 0; j < i; j += LANES) {               // i is a multiple of LANES
+        for (int64_t j = 0; j < i; j += LANES) {
             Vec v0 = LOAD(r0 + j), v1 = LOAD(r1 + j), v2 = LOAD(r2 + j), v3 = LOAD(r3 + j);
             Vec xj = LOAD(x + j);
             s0 += v0 * xj, s1 += v1 * xj, s2 += v2 * xj, s3 += v3 * xj;
@@ -72,11 +71,38 @@ CLONES static void symv(const double *a, int64_t lda, int64_t n, const double *x
         y[i + 2] += SUM(s2) + r2[i] * x0 + r2[i + 1] * x1 + r2[i + 2] * x2 + r3[i + 2] * x3;
         y[i + 3] += SUM(s3) + r3[i] * x0 + r3[i + 1] * x1 + r3[i + 2] * x2 + r3[i + 3] * x3;
     }
-    for (; i < n; i++) {
+    for (; i < i1; i++) {
         const double *row = a + i * lda;
         for (int64_t j = 0; j < i; j++) y[j] += row[j] * x[i];
-        y[i] = dot_f64(row, x, i + 1);
+        y[i] += dot_f64(row, x, i + 1);
     }
+}
+
+// Strips of about equal area, as many as the size asks for, whatever the threads: each sums for itself.
+enum { STRIPS = 8, SMALL_STRIP = 65536 };                      // entries of a strip at least: 512 kB
+typedef struct { const double *a, *x; double *y; int64_t lda, n, strips, from[STRIPS + 1]; } Symv;
+
+static void symv_strips(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Symv *s = ctx;
+    (void)thread;
+    for (int64_t t = begin; t < end; t++) {
+        double *y = s->y + t * s->lda;
+        memset(y, 0, (size_t)s->from[t + 1] * sizeof *y);
+        symv_rows(s->a, s->lda, s->from[t], s->from[t + 1], s->x, y);
+    }
+}
+
+// y = A x; y has room for STRIPS lines of lda.
+static void symv(const double *a, int64_t lda, int64_t n, const double *x, double *y) {
+    Symv s = {.a = a, .x = x, .y = y, .lda = lda, .n = n, .strips = n * n / 2 / SMALL_STRIP + 1};
+    if (s.strips > STRIPS) s.strips = STRIPS;
+    for (int64_t t = 1; t < s.strips; t++)
+        s.from[t] = (int64_t)((double)n * sqrt((double)t / (double)s.strips)) / LANES * LANES;
+    s.from[s.strips] = n;
+    parallel_for(s.strips, 1, symv_strips, &s);
+    double *whole = y + (s.strips - 1) * lda;                  // the last is complete: gather there
+    for (int64_t t = 0; t < s.strips - 1; t++) add_two(whole, 1, y + t * lda, 0, y + t * lda, s.from[t + 1]);
+    if (whole != y) memcpy(y, whole, (size_t)n * sizeof *y);
 }
 
 // sum z2 / (delta - tau) and its derivative sum z2 / (delta - tau)^2
@@ -155,13 +181,13 @@ static double house(double *pivot, double *rest, int64_t n, double *tau) {
 // V (k, m). Column j of T is -tau_j (T V v_j; 1).
 static void block_factor(const double *v, int64_t ldv, const double *tau, int64_t k, int64_t m,
                          double *t) {
-    double gram[BLOCK * BLOCK];
-    dgemm(false, true, k, k, m, v, ldv, v, ldv, 0, gram, k);
+    double products[BLOCK * BLOCK];
+    dgemm(false, true, k, k, m, v, ldv, v, ldv, 0, products, k);
     memset(t, 0, (size_t)(k * k) * sizeof *t);
     for (int64_t j = 0; j < k; j++) {
         for (int64_t i = 0; i < j; i++) {
             double sum = 0;
-            for (int64_t l = i; l < j; l++) sum += t[i * k + l] * gram[l * k + j];
+            for (int64_t l = i; l < j; l++) sum += t[i * k + l] * products[l * k + j];
             t[i * k + j] = -tau[j] * sum;
         }
         t[j * k + j] = -tau[j];
@@ -228,8 +254,10 @@ done:
 
 // Works from the last row up: reflector i clears A[i][0 .. i-2], acts on components 0 .. i-1 and
 // stays as v in A[i][0 .. i-1]. T: diagonal d, off[i] between i and i + 1. The rank-2 updates
-// A - v w^T - w v^T of a block of rows are gathered and done as two products.
-static void tridiagonalise(double *a, int64_t n, double *d, double *off, double *tau, double *w) {
+// A - v w^T - w v^T of a block of rows are gathered and done as one product. Room: w (3 BLOCK, n),
+// y (STRIPS, n).
+static void tridiagonalise(double *a, int64_t n, double *d, double *off, double *tau, double *w,
+                           double *y) {
     for (int64_t hi = n, lo; hi > 0; hi = lo) {
         lo = hi > BLOCK ? hi - BLOCK : 0;
         for (int64_t i = hi - 1; i >= lo; i--) {
@@ -241,7 +269,8 @@ static void tridiagonalise(double *a, int64_t n, double *d, double *off, double 
             d[i] = v[i];
             if (i == 0) break;
             off[i - 1] = house(v + i - 1, v, i - 1, &tau[i]);
-            symv(a, n, i, v, wi);
+            symv(a, n, i, v, y);
+            memcpy(wi, y, (size_t)i * sizeof *wi);
             for (int64_t k = i + 1; k < hi; k++) {
                 const double *vk = a + k * n, *wk = w + (k - lo) * n;
                 add_two(wi, dot_f64(vk, v, i), wk, dot_f64(wk, v, i), vk, i);
@@ -250,13 +279,11 @@ static void tridiagonalise(double *a, int64_t n, double *d, double *off, double 
             double half = tau[i] * tau[i] * dot_f64(wi, v, i) / 2;
             for (int64_t j = 0; j < i; j++) wi[j] = half * v[j] - tau[i] * wi[j];
         }
-        for (int64_t top = 0, end; top < lo; top = end) {              // the lower triangle only
-            end = top + 128 < lo ? top + 128 : lo;
-            double *c = a + top * n;
-            const double *v = a + lo * n;
-            dgemm(true, false, end - top, end, hi - lo, v + top, n, w, n, 1, c, n);
-            dgemm(true, false, end - top, end, hi - lo, w + top, n, v, n, 1, c, n);
-        }
+        if (lo == 0) break;
+        const int64_t k = hi - lo, size = k * n;                       // (w; v; w): A += (v; w)^T (w; v)
+        memcpy(w + size, a + lo * n, (size_t)size * sizeof *w);
+        memcpy(w + 2 * size, w, (size_t)size * sizeof *w);
+        dgemm_lower(true, false, lo, 2 * k, w + size, n, w, n, 1, a, n);
     }
 }
 
@@ -469,7 +496,7 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
 
     int status = -1;
     double *line = alloc_matrix(8, n, what, e), *q = alloc_matrix(n, n, what, e);
-    double *w = alloc_matrix(BLOCK, n, what, e), *work = alloc_matrix(2 * BLOCK, r, what, e);
+    double *w = alloc_matrix(3 * BLOCK + STRIPS, n, what, e), *work = alloc_matrix(2 * BLOCK, r, what, e);
     Merge m = {.s = alloc_matrix(n, n, what, e), .rows = alloc_matrix(n, n, what, e),
                .order = alloc((size_t)n, sizeof *m.order, what, e),
                .live = alloc((size_t)n, 3 * sizeof *m.live, what, e),
@@ -481,7 +508,7 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
     m.dead = m.live + n, m.column = m.live + 2 * n;
 
     if (scale > 0) for (int64_t i = 0; i < n * n; i++) a[i] /= scale;  // squares stay in range
-    tridiagonalise(a, n, d, off, tau, w);
+    tridiagonalise(a, n, d, off, tau, w, w + 3 * BLOCK * n);
     int64_t found = divide(d, off, n, q, n, r, &m);
     for (int64_t i = 0; i < found; i++) m.order[i] = (Ranked){-d[i], i};
     qsort(m.order, (size_t)found, sizeof *m.order, ascending);
@@ -589,7 +616,7 @@ static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s,
     }
     for (int64_t i = 0; i < m * n; i++) q[i] = scale > 0 ? a[i] / scale : 0;   // squares in range
     if (qr(q, m, n, r, e) < 0) goto done;
-    dgemm(false, true, n, n, n, r, n, r, n, 0, g, n);
+    gram(false, n, n, r, n, g, n);
     if (eig_sym(g, n, s, w, e) < 0) goto done;
     dgemm(true, false, n, n, n, w, n, r, n, 0, b, n);
     dgemm(true, true, n, m, n, w, n, q, n, 0, ut, m);
