@@ -35,6 +35,15 @@ static double *new_tensor(const int64_t n[4], Err *e) {
     return alloc(size, sizeof(double), "tensor", e);
 }
 
+// Products of layers as wide as 2048 and more, most of the exporter's time, are made in mixed precision
+// (kernels.h): numbers of 24 bits, as weights are, meet a rounding of 1e-7.
+static bool is_large(int64_t m, int64_t n, int64_t k) { return (double)m * (double)n * (double)k > 0x1p32; }
+
+static void multiply(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+                     const double *b, int64_t ldb, double *c) {
+    (is_large(m, n, k) ? dgemm_mixed : dgemm)(ta, tb, m, n, k, a, lda, b, ldb, 0, c, n);
+}
+
 // Seen from one mode, a tensor is `left` matrices T_l (n, right), one behind the other:
 // left = all sizes before the mode, right = all sizes after it. Then out_l = U T_l. Where these are
 // tiny (a few kinds by a few groups) the plain sum is quicker than a call of dgemm.
@@ -43,13 +52,13 @@ void mode_product(const double *t, const int64_t n[4], int mode, const double *u
     int64_t left = product(n, 0, mode), cols = n[mode], right = product(n, mode + 1, 4);
     int64_t stride = transposed ? rows : cols;
     if (right == 1) {                       // T_l are single columns: together out = T U^T
-        dgemm(false, !transposed, left, rows, cols, t, cols, u, stride, 0, out, rows);
+        multiply(false, !transposed, left, rows, cols, t, cols, u, stride, out);
         return;
     }
     bool tiny = rows * cols * right < 4096;
     for (int64_t l = 0; l < left; l++, t += cols * right, out += rows * right) {
         if (!tiny) {
-            dgemm(transposed, false, rows, right, cols, u, stride, t, right, 0, out, right);
+            multiply(transposed, false, rows, right, cols, u, stride, t, right, out);
             continue;
         }
         for (int64_t i = 0; i < rows; i++) {
@@ -76,7 +85,7 @@ int mode_gram(const double *t, const int64_t n[4], int mode, double *c, Err *e) 
                        (size_t)right * sizeof *t);
         t = flat;
     }
-    gram(false, rows, cols, t, cols, c, rows);
+    (is_large(rows, rows, cols) ? gram_mixed : gram)(false, rows, cols, t, cols, c, rows);
     free(flat);
     return 0;
 }
@@ -87,11 +96,13 @@ static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_
                            Err *e) {
     if (interrupted) return fail(e, "interrupted");
     int status = -1;
-    double *gram = alloc((size_t)n[mode], (size_t)n[mode] * sizeof *gram, "Gram matrix", e);
+    double *matrix = alloc((size_t)n[mode], (size_t)n[mode] * sizeof *matrix, "Gram matrix", e);
     double *values = alloc((size_t)r, sizeof *values, "eigenvalues", e);
-    if (gram && values && mode_gram(t, n, mode, gram, e) == 0)
-        status = eig_sym_leading(gram, n[mode], r, values, u, e);
-    free(gram);
+    if (matrix && values && mode_gram(t, n, mode, matrix, e) == 0) {
+        bool wide = n[mode] >= 2048;
+        status = (wide ? eig_sym_leading_mixed : eig_sym_leading)(matrix, n[mode], r, values, u, e);
+    }
+    free(matrix);
     free(values);
     return status;
 }

@@ -39,11 +39,19 @@ typedef struct {
     void (*columns)(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_t ldx, int64_t n,
                     float *y, int64_t ldy);
     // gemm.c's: see kernels_gemm.h.
-    int64_t gemm_mr, gemm_nr;
-    void (*gemm_pack)(double *dst, const double *src, int64_t count, int64_t depth, int64_t wide, int64_t step,
-                      int64_t other);
+    int64_t gemm_mr, gemm_nr, gemm_nr32;
+    void (*gemm_pack)(double *dst, const double *src, int64_t count, int64_t depth, int64_t wide,
+                      int64_t step, int64_t other);
+    void (*gemm_pack_mixed)(float *dst, const double *src, int64_t count, int64_t depth, int64_t wide,
+                            int64_t step, int64_t other);
+    void (*gemm_pack32)(float *dst, const float *src, int64_t count, int64_t depth, int64_t wide,
+                        int64_t step, int64_t other);
     void (*gemm_block)(const double *a, const double *b, int64_t m, int64_t n, int64_t depth, bool add,
                        double *c, int64_t ldc, int64_t last);
+    void (*gemm_block_mixed)(const float *a, const float *b, int64_t m, int64_t n, int64_t depth, bool add,
+                             double *c, int64_t ldc, int64_t last);
+    void (*gemm_block32)(const float *a, const float *b, int64_t m, int64_t n, int64_t depth, bool add,
+                         float *c, int64_t ldc, int64_t last);
     float (*dot)(const float *a, const float *b, int64_t n);
     void (*axpy)(float *y, float a, const float *x, int64_t n);
     void (*scale)(float *y, const float *x, float a, const float *w, int64_t n);  // (a x) w

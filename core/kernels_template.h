@@ -611,7 +611,10 @@ static int64_t madds_int8(int64_t turns, int32_t *sink) {
 #define VARIANT(label) { \
     .name = label, .dot_rows = dot_rows, .quant_rows = quant_rows, .quantise = quantise, \
     .quant_row = quant_row, .quantise_row = quantise_row, \
-    .columns = columns, .gemm_mr = MR, .gemm_nr = NR, .gemm_pack = gemm_pack, .gemm_block = gemm_block, \
+    .columns = columns, \
+    .gemm_mr = MR, .gemm_nr = NR, .gemm_nr32 = NR32, .gemm_pack = gemm_pack, \
+    .gemm_pack_mixed = gemm_pack_mixed, .gemm_pack32 = gemm_pack32, .gemm_block = gemm_block, \
+    .gemm_block_mixed = gemm_block_mixed, .gemm_block32 = gemm_block32, \
     .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
     .swiglu = swiglu_, .activate = activate_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of, \
     .madds_f32 = madds_f32, .madds_int8 = madds_int8, \

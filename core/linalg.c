@@ -19,29 +19,20 @@ enum { BLOCK = 32 };               // reflectors that are applied together
 #define CLONES
 #endif
 
+enum { STRIPS = 8, SMALL_STRIP = 65536 };          // of a product; entries of a strip at least: 512 kB
+#define Real double
+#define NAME(x) x##_f64
+#define GEMM_LOWER dgemm_lower
+#include "linalg_tridiagonal.h"
+#define Real float
+#define NAME(x) x##_f32
+#define GEMM_LOWER sgemm_lower
+#include "linalg_tridiagonal.h"
+
 typedef double Vec __attribute__((vector_size(32), aligned(8), may_alias));
 enum { LANES = 4 };
 #define LOAD(p) (*(const Vec *)(p))
 #define SUM(v) (((v)[0] + (v)[1]) + ((v)[2] + (v)[3]))
-
-CLONES static double dot_f64(const double *a, const double *b, int64_t n) {
-    Vec s = {0}, t = {0};
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        s += LOAD(a + i) * LOAD(b + i);
-        t += LOAD(a + i + LANES) * LOAD(b + i + LANES);
-    }
-    s += t;
-    double sum = SUM(s);
-    for (; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-// y += p a + q b
-CLONES static void add_two(double *restrict y, double p, const double *restrict a, double q,
-                           const double *restrict b, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] += p * a[i] + q * b[i];
-}
 
 // (x, y) <- (c x + s y, c y - s x)
 CLONES static void rotate(double *restrict x, double *restrict y, double c, double s, int64_t n) {
@@ -50,59 +41,6 @@ CLONES static void rotate(double *restrict x, double *restrict y, double c, doub
         x[i] = c * xi + s * yi;
         y[i] = c * yi - s * xi;
     }
-}
-
-// y += A x for rows i0 .. i1 of the lower triangle of the symmetric A (n, n), row stride lda, and what
-// mirrors them. An entry is read once and used twice, in four rows at a time: memory is the bound.
-CLONES static void symv_rows(const double *a, int64_t lda, int64_t i0, int64_t i1, const double *x, double *y) {
-    int64_t i = i0;                                            // a multiple of LANES
-    for (; i + 4 <= i1; i += 4) {
-        const double *r0 = a + i * lda, *r1 = r0 + lda, *r2 = r1 + lda, *r3 = r2 + lda;
-        const double x0 = x[i], x1 = x[i + 1], x2 = x[i + 2], x3 = x[i + 3];
-        Vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        for (int64_t j = 0; j < i; j += LANES) {
-            Vec v0 = LOAD(r0 + j), v1 = LOAD(r1 + j), v2 = LOAD(r2 + j), v3 = LOAD(r3 + j);
-            Vec xj = LOAD(x + j);
-            s0 += v0 * xj, s1 += v1 * xj, s2 += v2 * xj, s3 += v3 * xj;
-            *(Vec *)(y + j) += (v0 * x0 + v1 * x1) + (v2 * x2 + v3 * x3);
-        }
-        y[i] += SUM(s0) + r0[i] * x0 + r1[i] * x1 + r2[i] * x2 + r3[i] * x3;
-        y[i + 1] += SUM(s1) + r1[i] * x0 + r1[i + 1] * x1 + r2[i + 1] * x2 + r3[i + 1] * x3;
-        y[i + 2] += SUM(s2) + r2[i] * x0 + r2[i + 1] * x1 + r2[i + 2] * x2 + r3[i + 2] * x3;
-        y[i + 3] += SUM(s3) + r3[i] * x0 + r3[i + 1] * x1 + r3[i + 2] * x2 + r3[i + 3] * x3;
-    }
-    for (; i < i1; i++) {
-        const double *row = a + i * lda;
-        for (int64_t j = 0; j < i; j++) y[j] += row[j] * x[i];
-        y[i] += dot_f64(row, x, i + 1);
-    }
-}
-
-// Strips of about equal area, as many as the size asks for, whatever the threads: each sums for itself.
-enum { STRIPS = 8, SMALL_STRIP = 65536 };                      // entries of a strip at least: 512 kB
-typedef struct { const double *a, *x; double *y; int64_t lda, n, strips, from[STRIPS + 1]; } Symv;
-
-static void symv_strips(void *ctx, int64_t begin, int64_t end, int thread) {
-    const Symv *s = ctx;
-    (void)thread;
-    for (int64_t t = begin; t < end; t++) {
-        double *y = s->y + t * s->lda;
-        memset(y, 0, (size_t)s->from[t + 1] * sizeof *y);
-        symv_rows(s->a, s->lda, s->from[t], s->from[t + 1], s->x, y);
-    }
-}
-
-// y = A x; y has room for STRIPS lines of lda.
-static void symv(const double *a, int64_t lda, int64_t n, const double *x, double *y) {
-    Symv s = {.a = a, .x = x, .y = y, .lda = lda, .n = n, .strips = n * n / 2 / SMALL_STRIP + 1};
-    if (s.strips > STRIPS) s.strips = STRIPS;
-    for (int64_t t = 1; t < s.strips; t++)
-        s.from[t] = (int64_t)((double)n * sqrt((double)t / (double)s.strips)) / LANES * LANES;
-    s.from[s.strips] = n;
-    parallel_for(s.strips, 1, symv_strips, &s);
-    double *whole = y + (s.strips - 1) * lda;                  // the last is complete: gather there
-    for (int64_t t = 0; t < s.strips - 1; t++) add_two(whole, 1, y + t * lda, 0, y + t * lda, s.from[t + 1]);
-    if (whole != y) memcpy(y, whole, (size_t)n * sizeof *y);
 }
 
 // sum z2 / (delta - tau) and its derivative sum z2 / (delta - tau)^2
@@ -163,20 +101,6 @@ static double largest(const double *a, int64_t n) {
 // ---- Householder reflectors ---------------------------------------------------------------------
 // H = I - tau v v^T, v = (1, rest).
 
-// Makes the H that sends (pivot, rest) to (beta, 0); rest becomes v's, pivot 1. Returns beta.
-// Matrices come scaled to a largest entry of 1, so a rest below 1e-135 is dropped like a zero: its
-// square would lose digits to underflow, and H its orthogonality.
-static double house(double *pivot, double *rest, int64_t n, double *tau) {
-    double alpha = *pivot, tail = norm2(rest, n);
-    *pivot = 1;
-    *tau = 0;
-    if (tail < 1e-270) return alpha;
-    double beta = -copysign(sqrt(alpha * alpha + tail), alpha), scale = 1 / (alpha - beta);
-    for (int64_t i = 0; i < n; i++) rest[i] *= scale;
-    *tau = (beta - alpha) / beta;
-    return beta;
-}
-
 // T (k, k), upper triangular and negated, of H_1 H_2 ... H_k = I - V^T T V with the v as rows of
 // V (k, m). Column j of T is -tau_j (T V v_j; 1).
 static void block_factor(const double *v, int64_t ldv, const double *tau, int64_t k, int64_t m,
@@ -222,12 +146,12 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
         for (int64_t i = lo; i < hi; i++) {
             double *v = at + i * m;
             if (r) for (int64_t j = 0; j < i; j++) r[j * n + i] = v[j];
-            double beta = house(v + i, v + i + 1, m - i - 1, &tau[i]);
+            double beta = house_f64(v + i, v + i + 1, m - i - 1, &tau[i]);
             if (r) r[i * n + i] = beta;
             memset(v, 0, (size_t)i * sizeof *v);                       // R has left, v stays
             for (int64_t j = i + 1; j < hi; j++) {
                 double *x = at + j * m, s = -tau[i] * dot_f64(v + i, x + i, m - i);
-                add_two(x + i, s, v + i, 0, v + i, m - i);
+                add_two_f64(x + i, s, v + i, 0, v + i, m - i);
             }
         }
         reflect(at + hi * m + lo, m, n - hi, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, false,
@@ -251,41 +175,6 @@ done:
 // ---- symmetric eigenproblem ---------------------------------------------------------------------
 // A = Q T Q^T with T tridiagonal (Householder), T = Y diag(values) Y^T (divide and conquer),
 // vectors Q Y.
-
-// Works from the last row up: reflector i clears A[i][0 .. i-2], acts on components 0 .. i-1 and
-// stays as v in A[i][0 .. i-1]. T: diagonal d, off[i] between i and i + 1. The rank-2 updates
-// A - v w^T - w v^T of a block of rows are gathered and done as one product. Room: w (3 BLOCK, n),
-// y (STRIPS, n).
-static void tridiagonalise(double *a, int64_t n, double *d, double *off, double *tau, double *w,
-                           double *y) {
-    for (int64_t hi = n, lo; hi > 0; hi = lo) {
-        lo = hi > BLOCK ? hi - BLOCK : 0;
-        for (int64_t i = hi - 1; i >= lo; i--) {
-            double *v = a + i * n, *wi = w + (i - lo) * n;             // w is kept negated
-            for (int64_t k = i + 1; k < hi; k++) {                     // what the block owes row i
-                const double *vk = a + k * n, *wk = w + (k - lo) * n;
-                add_two(v, vk[i], wk, wk[i], vk, i + 1);
-            }
-            d[i] = v[i];
-            if (i == 0) break;
-            off[i - 1] = house(v + i - 1, v, i - 1, &tau[i]);
-            symv(a, n, i, v, y);
-            memcpy(wi, y, (size_t)i * sizeof *wi);
-            for (int64_t k = i + 1; k < hi; k++) {
-                const double *vk = a + k * n, *wk = w + (k - lo) * n;
-                add_two(wi, dot_f64(vk, v, i), wk, dot_f64(wk, v, i), vk, i);
-            }
-            // w = p - (tau/2) (p . v) v, p = tau A v
-            double half = tau[i] * tau[i] * dot_f64(wi, v, i) / 2;
-            for (int64_t j = 0; j < i; j++) wi[j] = half * v[j] - tau[i] * wi[j];
-        }
-        if (lo == 0) break;
-        const int64_t k = hi - lo, size = k * n;                       // (w; v; w): A += (v; w)^T (w; v)
-        memcpy(w + size, a + lo * n, (size_t)size * sizeof *w);
-        memcpy(w + 2 * size, w, (size_t)size * sizeof *w);
-        dgemm_lower(true, false, lo, 2 * k, w + size, n, w, n, 1, a, n);
-    }
-}
 
 typedef struct { double value; int64_t row; } Ranked;
 
@@ -486,7 +375,8 @@ static int64_t divide(double *d, const double *off, int64_t n, double *q, int64_
     return merge(d, q, ldq, n1, n, off[n1 - 1], keep, m);
 }
 
-int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+// single: the tridiagonal form is found in single precision, in a's own memory.
+static int leading(double *a, bool single, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
     const char *what = "eigenvectors";
     if (n < 0 || r < 0 || r > n)
         return fail(e, "%s: %lld wanted of %lld", what, (long long)r, (long long)n);
@@ -507,8 +397,18 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
     m.line = line + 6 * n, m.roots = line + 7 * n;
     m.dead = m.live + n, m.column = m.live + 2 * n;
 
-    if (scale > 0) for (int64_t i = 0; i < n * n; i++) a[i] /= scale;  // squares stay in range
-    tridiagonalise(a, n, d, off, tau, w, w + 3 * BLOCK * n);
+    float *as = (float *)a;                                            // in place, from the first on
+    const double by = scale > 0 ? scale : 1;                           // squares stay in range
+    if (single) {
+        for (int64_t i = 0; i < n * n; i++) {
+            const float x = (float)(a[i] / by);
+            memcpy(as + i, &x, sizeof x);
+        }
+        tridiagonalise_f32(as, n, d, off, tau, (float *)w, (float *)w + 3 * BLOCK * n);
+    } else {
+        for (int64_t i = 0; i < n * n; i++) a[i] /= by;
+        tridiagonalise_f64(a, n, d, off, tau, w, w + 3 * BLOCK * n);
+    }
     int64_t found = divide(d, off, n, q, n, r, &m);
     for (int64_t i = 0; i < found; i++) m.order[i] = (Ranked){-d[i], i};
     qsort(m.order, (size_t)found, sizeof *m.order, ascending);
@@ -517,12 +417,15 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
         double *y = m.rows;                                            // (r, n)
         for (int64_t i = 0; i < r; i++)
             memcpy(y + i * n, q + m.order[i].row * n, (size_t)n * sizeof *y);
-        // (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time
+        // (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time. Of floats
+        // they are made orthogonal in double precision: tau = 2 / |v|^2.
         for (int64_t lo = 1; lo < n; lo += BLOCK) {
             int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
             for (int64_t i = lo; i < hi; i++) {
-                memcpy(w + (i - lo) * n, a + i * n, (size_t)i * sizeof *w);
-                memset(w + (i - lo) * n + i, 0, (size_t)(n - i) * sizeof *w);
+                double *v = w + (i - lo) * n;
+                for (int64_t j = 0; j < i; j++) v[j] = single ? (double)as[i * n + j] : a[i * n + j];
+                memset(v + i, 0, (size_t)(n - i) * sizeof *v);
+                if (single && tau[i] != 0) tau[i] = 2 / norm2(v, i);
             }
             reflect(y, n, r, w, n, tau + lo, hi - lo, hi, false, work);
         }
@@ -538,6 +441,14 @@ done:
     free(line), free(q), free(w), free(work);
     free(m.s), free(m.rows), free(m.order), free(m.live), free(m.side);
     return status;
+}
+
+int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+    return leading(a, false, n, r, values, vectors, e);
+}
+
+int eig_sym_leading_mixed(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+    return leading(a, true, n, r, values, vectors, e);
 }
 
 int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e) {
@@ -592,7 +503,7 @@ static void complete(double *v, int64_t i, int64_t n) {
     row[axis] = 1;
     for (int pass = 0; pass < 2; pass++) {
         for (int64_t l = 0; l < i; l++)
-            add_two(row, -dot_f64(row, v + l * n, n), v + l * n, 0, v + l * n, n);
+            add_two_f64(row, -dot_f64(row, v + l * n, n), v + l * n, 0, v + l * n, n);
         double scale = 1 / sqrt(norm2(row, n));
         for (int64_t j = 0; j < n; j++) row[j] *= scale;
     }
