@@ -662,6 +662,11 @@ static int try_product(int what, int64_t m, int64_t n, int64_t k, bool ta, bool 
     for (int64_t i = 0; i < (tb ? n : k) * ldb; i++) bs[i] = (float)b[i];
     memcpy(want, c0, (size_t)(m * ldc) * sizeof *c);
     dgemm_naive(ta, tb, m, n, k, a, lda, b, ldb, beta, want, ldc);
+    double *size = doubles(m * ldc), *al = doubles((ta ? k : m) * lda), *bl = doubles((tb ? n : k) * ldb);
+    for (int64_t i = 0; i < (ta ? k : m) * lda; i++) al[i] = fabs(a[i]);
+    for (int64_t i = 0; i < (tb ? n : k) * ldb; i++) bl[i] = fabs(b[i]);
+    for (int64_t i = 0; i < m * ldc; i++) size[i] = fabs(c0[i]);       // sum |a b|, what rounding goes by
+    dgemm_naive(ta, tb, m, n, k, al, lda, bl, ldb, beta, size, ldc);
     const int before = threads_get();
     int result = PASS;
     FOR_EACH_ISA(v) {
@@ -682,7 +687,7 @@ static int try_product(int what, int64_t m, int64_t n, int64_t k, bool ta, bool 
             for (int64_t i = 0; i < ldc && result == PASS; i++) {
                 const bool still = i >= n || (lower && i > r);
                 const double got = first[r * ldc + i], expected = still ? c0[r * ldc + i] : want[r * ldc + i];
-                const double unit = rounded ? 0x1p-23 : 0x1p-52, most = (double)(k + 4) * unit;
+                const double unit = rounded ? 0x1p-23 : 0x1p-52, most = (double)(k + 4) * unit * size[r * ldc + i];
                 const bool kept = still && what != SINGLE_LOWER;
                 if (!(fabs(got - expected) <= (kept ? 0 : most)) || memcmp(&got, c + r * ldc + i, 8) != 0 ||
                     (own && i < n && got != first[i * ldc + r])) {
