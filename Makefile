@@ -80,7 +80,7 @@ arm:
 	@tests/run.sh $(patsubst %,build/arm/tests/test_%.sh,$(ARM_TESTS))
 units: $(ARM_BIN) $(BUILD)/run $(BUILD)/export/export
 	@for t in $(ARM_BIN); do printf '#!/bin/sh\nexec qemu-aarch64 %s "$$@"\n' $$t >$$t.sh; chmod +x $$t.sh; done
-bench: $(patsubst %,$(BUILD)/tests/bench_%,kernels scale latent factored)
+bench: $(patsubst %,$(BUILD)/tests/bench_%,kernels scale latent factored decompose)
 	@for b in $^; do $$b || exit 1; done
 clean:
 	rm -rf build run export/export

@@ -37,19 +37,19 @@ static double *new_tensor(const int64_t n[4], Err *e) {
 
 // Seen from one mode, a tensor is `left` matrices T_l (n, right), one behind the other:
 // left = all sizes before the mode, right = all sizes after it. Then out_l = U T_l. Where these are
-// tiny (a few kinds by a few groups) the plain sum is quicker than a call of dgemm.
+// tiny (a few kinds by a few groups) the plain sum is quicker than a call.
 void mode_product(const double *t, const int64_t n[4], int mode, const double *u, int64_t rows,
                   bool transposed, double *out) {
     int64_t left = product(n, 0, mode), cols = n[mode], right = product(n, mode + 1, 4);
     int64_t stride = transposed ? rows : cols;
     if (right == 1) {                       // T_l are single columns: together out = T U^T
-        dgemm(false, !transposed, left, rows, cols, t, cols, u, stride, 0, out, rows);
+        weights_product(false, !transposed, left, rows, cols, t, cols, u, stride, out);
         return;
     }
     bool tiny = rows * cols * right < 4096;
     for (int64_t l = 0; l < left; l++, t += cols * right, out += rows * right) {
         if (!tiny) {
-            dgemm(transposed, false, rows, right, cols, u, stride, t, right, 0, out, right);
+            weights_product(transposed, false, rows, right, cols, u, stride, t, right, out);
             continue;
         }
         for (int64_t i = 0; i < rows; i++) {
@@ -76,7 +76,7 @@ int mode_gram(const double *t, const int64_t n[4], int mode, double *c, Err *e) 
                        (size_t)right * sizeof *t);
         t = flat;
     }
-    dgemm(false, true, rows, rows, cols, t, cols, t, cols, 0, c, rows);
+    weights_gram(rows, cols, t, c);
     free(flat);
     return 0;
 }
@@ -90,7 +90,7 @@ static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_
     double *gram = alloc((size_t)n[mode], (size_t)n[mode] * sizeof *gram, "Gram matrix", e);
     double *values = alloc((size_t)r, sizeof *values, "eigenvalues", e);
     if (gram && values && mode_gram(t, n, mode, gram, e) == 0)
-        status = eig_sym_leading(gram, n[mode], r, values, u, e);
+        status = weights_eig_leading(gram, n[mode], r, values, u, e);
     free(gram);
     free(values);
     return status;

@@ -71,6 +71,7 @@ static const Kernels *kernels(void) {
     return current;
 }
 
+const Kernels *kernels_in_use(void) { return kernels(); }
 const char *kernels_isa(void) { return kernels()->name; }
 
 int kernels_select(const char *isa) {
@@ -586,53 +587,6 @@ void value_sums(const Mat *v, const float *w, int64_t ldw, int64_t rows, const R
 
 float soften(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum) {
     return kernels()->soften(s, seen, n, scale, max, sum);
-}
-
-// ---- dgemm --------------------------------------------------------------------------------------
-
-typedef struct {
-    bool ta, tb;
-    int64_t n, k, lda, ldb, ldc, rows;
-    const double *a, *b;
-    double beta, *c, *pack;
-} DgemmJob;
-
-static void dgemm_part(void *ctx, int64_t begin, int64_t end, int thread) {
-    const DgemmJob *j = ctx;
-    const int64_t r0 = begin * 8, r1 = end * 8 < j->rows ? end * 8 : j->rows;
-    kernels()->dgemm_rows(j->ta, j->tb, r0, r1, j->n, j->k, j->a, j->lda, j->b, j->ldb, j->beta,
-                          j->c, j->ldc, j->pack + (size_t)thread * kernels()->dgemm_pack);
-}
-
-// The definition; also what is left when there is no memory for packed parts.
-static void dgemm_naive(const DgemmJob *j) {
-    for (int64_t r = 0; r < j->rows; r++)
-        for (int64_t i = 0; i < j->n; i++) {
-            double sum = 0;
-            for (int64_t p = 0; p < j->k; p++)
-                sum += (j->ta ? j->a[p * j->lda + r] : j->a[r * j->lda + p]) *
-                       (j->tb ? j->b[i * j->ldb + p] : j->b[p * j->ldb + i]);
-            double *c = j->c + r * j->ldc + i;
-            *c = j->beta != 0 ? *c + sum : sum;
-        }
-}
-
-enum { TALL = 24 };
-
-void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
-           const double *b, int64_t ldb, double beta, double *c, int64_t ldc) {
-    if (m <= 0 || n <= 0) return;
-    DgemmJob j = {ta, tb, n, k, lda, ldb, ldc, m, a, b, beta, c, NULL};
-    const double work = (double)n * (double)(k + 1);
-    // In groups of 8 rows; a part packs all of B for itself, so it should be tall.
-    const int64_t groups = (m + 7) / 8, share = (groups + threads_get() - 1) / threads_get();
-    const int64_t least = work > 65536 ? 1 : (int64_t)(65536 / work) / 8 + 1;
-    const int64_t tall = share < TALL ? share : TALL, grain = least > tall ? least : tall;
-    const size_t room = (size_t)threads_get() * kernels()->dgemm_pack * sizeof(double);
-    j.pack = aligned_alloc(64, (room + 63) / 64 * 64);          // not zeroed: calls may be small
-    if (!j.pack) dgemm_naive(&j);
-    else parallel_for(groups, grain, dgemm_part, &j);
-    free(j.pack);
 }
 
 // ---- the machine --------------------------------------------------------------------------------

@@ -83,10 +83,26 @@ void value_sums(const Mat *v, const float *w, int64_t ldw, int64_t rows, const R
                 int64_t ldy, const void *ahead);
 float soften(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum);
 
-// Double precision, for linalg: C (m, n) (+)= A (m, k) B (k, n), row-major, leading dimensions in
-// items; ta / tb: the operand is stored transposed. beta is 0 or 1. Parallel over rows of C.
+// Double precision, for linalg (gemm.c): C (m, n) (+)= A (m, k) B (k, n), row-major, leading dimensions in
+// items; ta / tb: the operand is stored transposed. beta is 0 or 1.
 void dgemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
            const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+// The same for a C (n, n) that is known to be symmetric: what stands above its diagonal is left alone.
+void dgemm_lower(bool ta, bool tb, int64_t n, int64_t k, const double *a, int64_t lda, const double *b,
+                 int64_t ldb, double beta, double *c, int64_t ldc);
+// C (m, m) = A A^T, A (m, k); ta: A^T A, A stored (k, m). Symmetric to the bit, at half the work.
+void gram(bool ta, int64_t m, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc);
+// The first and the last in mixed precision, twice as fast: A and B rounded to single precision, 192 of
+// their products summed in it, those sums in double. Entries are off by about 1e-7 |row of A| |column of B|.
+// Where factors and sums stay within single precision's range.
+void dgemm_mixed(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+                 const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
+void gram_mixed(bool ta, int64_t m, int64_t k, const double *a, int64_t lda, double *c, int64_t ldc);
+// In single precision throughout, the sums of 192 products and of those: C (n, n) += A B, lower triangle.
+void sgemm_lower(bool ta, bool tb, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                 int64_t ldb, float beta, float *c, int64_t ldc);
+void dgemm_naive(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+                 const double *b, int64_t ldb, double beta, double *c, int64_t ldc);
 
 // What this machine can do, measured now, all threads together: bytes a second read from memory, from
 // a buffer of at least `size` bytes (0: well beyond the caches of most machines; 0 is the answer where

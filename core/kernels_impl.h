@@ -40,11 +40,20 @@ typedef struct {
     // y[t * ldy + c] += sum_r x[t * ldx + r] W[r][c] for c in c0 .. c1, multiples of the block.
     void (*columns)(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_t ldx, int64_t n,
                     float *y, int64_t ldy);
-    // Rows r0 .. r1 of C; `pack` has room for dgemm_pack doubles, 64-byte aligned.
-    void (*dgemm_rows)(bool ta, bool tb, int64_t r0, int64_t r1, int64_t n, int64_t k,
-                       const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
-                       double *c, int64_t ldc, double *pack);
-    size_t dgemm_pack;
+    // gemm.c's: see kernels_gemm.h.
+    int64_t gemm_mr, gemm_nr, gemm_nr32;
+    void (*gemm_pack)(double *dst, const double *src, int64_t count, int64_t depth, int64_t wide,
+                      int64_t step, int64_t other);
+    void (*gemm_pack_mixed)(float *dst, const double *src, int64_t count, int64_t depth, int64_t wide,
+                            int64_t step, int64_t other);
+    void (*gemm_pack32)(float *dst, const float *src, int64_t count, int64_t depth, int64_t wide,
+                        int64_t step, int64_t other);
+    void (*gemm_block)(const double *a, const double *b, int64_t m, int64_t n, int64_t depth, bool add,
+                       double *c, int64_t ldc, int64_t last);
+    void (*gemm_block_mixed)(const float *a, const float *b, int64_t m, int64_t n, int64_t depth, bool add,
+                             double *c, int64_t ldc, int64_t last);
+    void (*gemm_block32)(const float *a, const float *b, int64_t m, int64_t n, int64_t depth, bool add,
+                         float *c, int64_t ldc, int64_t last);
     float (*dot)(const float *a, const float *b, int64_t n);
     void (*axpy)(float *y, float a, const float *x, int64_t n);
     void (*scale)(float *y, const float *x, float a, const float *w, int64_t n);  // (a x) w
@@ -67,6 +76,7 @@ typedef struct {
     float (*soften)(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum);
 } Kernels;
 
+const Kernels *kernels_in_use(void);
 extern const Kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neondot;
 
 #endif

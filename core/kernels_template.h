@@ -9,7 +9,7 @@
 //   panel_rows  columns in order, PCHUNK at a time; chunks are added in order.
 //   quant_rows  blocks in order; the integer sum of a block is exact (kernels_quant.h).
 //   quant_row   a lane sums eight columns of every LANES / 4 blocks, in order; then sum4's tree.
-//   columns     rows in order.   dgemm: k in order, in steps of DEPTH.
+//   columns     rows in order.   gemm: k in order, in steps of GEMM_DEPTH.
 
 #include "kernels_simd.h"
 
@@ -284,89 +284,7 @@ static void columns(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_
     }
 }
 
-// ---- dgemm --------------------------------------------------------------------------------------
-
-enum {
-    DLANES = LANES / 2, NR = DVECS * DLANES, MR = DROWS,
-    DEPTH = 192,          // of k: a sliver of B (DEPTH, NR) stays in L1
-    MC = 192,             // rows of A packed at a time: (MC, DEPTH) doubles, 288 kB, stay in L2
-};
-
-// dst holds slivers of `wide` vectors: dst[s][p][i] = item (i0 + s wide + i, p0 + p), zeros beyond
-// the edge. Stored at src[i * step + p * other].
-static void pack_slivers(double *dst, const double *src, int64_t count, int64_t depth, int64_t wide,
-                         int64_t step, int64_t other) {
-    for (int64_t s = 0; s < count; s += wide, dst += wide * depth) {
-        const int64_t m = least(count - s, wide);
-        const double *from = src + s * step;
-        if (m < wide) memset(dst, 0, (size_t)(wide * depth) * sizeof *dst);
-        if (step == 1) {
-            for (int64_t p = 0; p < depth; p++)
-                for (int64_t i = 0; i < m; i++) dst[p * wide + i] = from[p * other + i];
-        } else {
-            for (int64_t i = 0; i < m; i++)
-                for (int64_t p = 0; p < depth; p++) dst[p * wide + i] = from[i * step + p * other];
-        }
-    }
-}
-
-// c (rows <= MR, cols <= NR) = (add ? c : 0) + A B for one sliver of each, k in order.
-static void dgemm_tile(const double *a, const double *b, int64_t depth, bool add, double *c,
-                       int64_t ldc, int64_t rows, int64_t cols) {
-    vd acc[MR][DVECS] = {0};
-    for (int64_t p = 0; p < depth; p++, a += MR, b += NR) {
-        vd bv[DVECS];
-        UNROLL
-        for (int v = 0; v < DVECS; v++) bv[v] = load_d(b + v * DLANES);
-        UNROLL
-        for (int r = 0; r < MR; r++) {
-            vd av = set1_d(a[r]);
-            UNROLL
-            for (int v = 0; v < DVECS; v++) acc[r][v] = mul_add_d(av, bv[v], acc[r][v]);
-        }
-    }
-    if (rows == MR && cols == NR) {
-        UNROLL
-        for (int r = 0; r < MR; r++) {
-            UNROLL
-            for (int v = 0; v < DVECS; v++) {
-                double *at = c + r * ldc + v * DLANES;
-                store_d(at, add ? load_d(at) + acc[r][v] : acc[r][v]);
-            }
-        }
-        return;
-    }
-    double edge[MR][NR];
-    memcpy(edge, acc, sizeof edge);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < cols; i++)
-            c[r * ldc + i] = add ? c[r * ldc + i] + edge[r][i] : edge[r][i];
-}
-
-static void dgemm_rows(bool ta, bool tb, int64_t r0, int64_t r1, int64_t n, int64_t k,
-                       const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
-                       double *c, int64_t ldc, double *pack) {
-    double *pack_a = pack, *pack_b = pack + MC * DEPTH;
-    for (int64_t i0 = r0; i0 < r1; i0 += MC) {
-        const int64_t m = least(r1 - i0, MC);
-        if (k == 0 && beta == 0)
-            for (int64_t i = 0; i < m; i++) memset(c + (i0 + i) * ldc, 0, (size_t)n * sizeof *c);
-        for (int64_t p0 = 0; p0 < k; p0 += DEPTH) {
-            const int64_t depth = least(k - p0, DEPTH);
-            const bool add = p0 > 0 || beta != 0;
-            pack_slivers(pack_a, ta ? a + p0 * lda + i0 : a + i0 * lda + p0, m, depth, MR,
-                         ta ? 1 : lda, ta ? lda : 1);
-            for (int64_t j0 = 0; j0 < n; j0 += NR) {
-                const int64_t w = least(n - j0, NR);
-                pack_slivers(pack_b, tb ? b + j0 * ldb + p0 : b + p0 * ldb + j0, w, depth, NR,
-                             tb ? ldb : 1, tb ? 1 : ldb);
-                for (int64_t i = 0; i < m; i += MR)
-                    dgemm_tile(pack_a + i * depth, pack_b, depth, add, c + (i0 + i) * ldc + j0, ldc,
-                               least(m - i, MR), w);
-            }
-        }
-    }
-}
+#include "kernels_gemm.h"
 
 // ---- vectors ------------------------------------------------------------------------------------
 
@@ -559,7 +477,10 @@ static int64_t madds_int8(int64_t turns, int32_t *sink) {
 #define VARIANT(label) { \
     .name = label, .dot_rows = dot_rows, .panel_rows = panel_rows, .quant_rows = quant_rows, \
     .quantise = quantise, .quant_row = quant_row, .quantise_row = quantise_row, \
-    .columns = columns, .dgemm_rows = dgemm_rows, .dgemm_pack = MC * DEPTH + DEPTH * NR, \
+    .columns = columns, \
+    .gemm_mr = MR, .gemm_nr = NR, .gemm_nr32 = NR32, .gemm_pack = gemm_pack, \
+    .gemm_pack_mixed = gemm_pack_mixed, .gemm_pack32 = gemm_pack32, .gemm_block = gemm_block, \
+    .gemm_block_mixed = gemm_block_mixed, .gemm_block32 = gemm_block32, \
     .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
     .swiglu = swiglu_, .activate = activate_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of, \
     .madds_f32 = madds_f32, .madds_int8 = madds_int8, \

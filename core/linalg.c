@@ -19,29 +19,20 @@ enum { BLOCK = 32 };               // reflectors that are applied together
 #define CLONES
 #endif
 
+enum { STRIPS = 8, SMALL_STRIP = 65536 };          // of a product; entries of a strip at least: 512 kB
+#define Real double
+#define NAME(x) x##_f64
+#define GEMM_LOWER dgemm_lower
+#include "linalg_tridiagonal.h"
+#define Real float
+#define NAME(x) x##_f32
+#define GEMM_LOWER sgemm_lower
+#include "linalg_tridiagonal.h"
+
 typedef double Vec __attribute__((vector_size(32), aligned(8), may_alias));
 enum { LANES = 4 };
 #define LOAD(p) (*(const Vec *)(p))
 #define SUM(v) (((v)[0] + (v)[1]) + ((v)[2] + (v)[3]))
-
-CLONES static double dot_f64(const double *a, const double *b, int64_t n) {
-    Vec s = {0}, t = {0};
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        s += LOAD(a + i) * LOAD(b + i);
-        t += LOAD(a + i + LANES) * LOAD(b + i + LANES);
-    }
-    s += t;
-    double sum = SUM(s);
-    for (; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-// y += p a + q b
-CLONES static void add_two(double *restrict y, double p, const double *restrict a, double q,
-                           const double *restrict b, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] += p * a[i] + q * b[i];
-}
 
 // (x, y) <- (c x + s y, c y - s x)
 CLONES static void rotate(double *restrict x, double *restrict y, double c, double s, int64_t n) {
@@ -49,33 +40,6 @@ CLONES static void rotate(double *restrict x, double *restrict y, double c, doub
         double xi = x[i], yi = y[i];
         x[i] = c * xi + s * yi;
         y[i] = c * yi - s * xi;
-    }
-}
-
-// y = A x with the lower triangle of the symmetric A (n, n), row stride lda. An entry is read once
-// and used twice, in four rows at a time: this product is bound by memory.
-CLONES static void symv(const double *a, int64_t lda, int64_t n, const double *x, double *y) {
-    memset(y, 0, (size_t)n * sizeof *y);
-    int64_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-        const double *r0 = a + i * lda, *r1 = r0 + lda, *r2 = r1 + lda, *r3 = r2 + lda;
-        const double x0 = x[i], x1 = x[i + 1], x2 = x[i + 2], x3 = x[i + 3];
-        Vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        for (int64_t j = 0; j < i; j += LANES) {               // i is a multiple of LANES
-            Vec v0 = LOAD(r0 + j), v1 = LOAD(r1 + j), v2 = LOAD(r2 + j), v3 = LOAD(r3 + j);
-            Vec xj = LOAD(x + j);
-            s0 += v0 * xj, s1 += v1 * xj, s2 += v2 * xj, s3 += v3 * xj;
-            *(Vec *)(y + j) += (v0 * x0 + v1 * x1) + (v2 * x2 + v3 * x3);
-        }
-        y[i] += SUM(s0) + r0[i] * x0 + r1[i] * x1 + r2[i] * x2 + r3[i] * x3;
-        y[i + 1] += SUM(s1) + r1[i] * x0 + r1[i + 1] * x1 + r2[i + 1] * x2 + r3[i + 1] * x3;
-        y[i + 2] += SUM(s2) + r2[i] * x0 + r2[i + 1] * x1 + r2[i + 2] * x2 + r3[i + 2] * x3;
-        y[i + 3] += SUM(s3) + r3[i] * x0 + r3[i + 1] * x1 + r3[i + 2] * x2 + r3[i + 3] * x3;
-    }
-    for (; i < n; i++) {
-        const double *row = a + i * lda;
-        for (int64_t j = 0; j < i; j++) y[j] += row[j] * x[i];
-        y[i] = dot_f64(row, x, i + 1);
     }
 }
 
@@ -137,31 +101,17 @@ static double largest(const double *a, int64_t n) {
 // ---- Householder reflectors ---------------------------------------------------------------------
 // H = I - tau v v^T, v = (1, rest).
 
-// Makes the H that sends (pivot, rest) to (beta, 0); rest becomes v's, pivot 1. Returns beta.
-// Matrices come scaled to a largest entry of 1, so a rest below 1e-135 is dropped like a zero: its
-// square would lose digits to underflow, and H its orthogonality.
-static double house(double *pivot, double *rest, int64_t n, double *tau) {
-    double alpha = *pivot, tail = norm2(rest, n);
-    *pivot = 1;
-    *tau = 0;
-    if (tail < 1e-270) return alpha;
-    double beta = -copysign(sqrt(alpha * alpha + tail), alpha), scale = 1 / (alpha - beta);
-    for (int64_t i = 0; i < n; i++) rest[i] *= scale;
-    *tau = (beta - alpha) / beta;
-    return beta;
-}
-
 // T (k, k), upper triangular and negated, of H_1 H_2 ... H_k = I - V^T T V with the v as rows of
 // V (k, m). Column j of T is -tau_j (T V v_j; 1).
 static void block_factor(const double *v, int64_t ldv, const double *tau, int64_t k, int64_t m,
                          double *t) {
-    double gram[BLOCK * BLOCK];
-    dgemm(false, true, k, k, m, v, ldv, v, ldv, 0, gram, k);
+    double products[BLOCK * BLOCK];
+    dgemm(false, true, k, k, m, v, ldv, v, ldv, 0, products, k);
     memset(t, 0, (size_t)(k * k) * sizeof *t);
     for (int64_t j = 0; j < k; j++) {
         for (int64_t i = 0; i < j; i++) {
             double sum = 0;
-            for (int64_t l = i; l < j; l++) sum += t[i * k + l] * gram[l * k + j];
+            for (int64_t l = i; l < j; l++) sum += t[i * k + l] * products[l * k + j];
             t[i * k + j] = -tau[j] * sum;
         }
         t[j * k + j] = -tau[j];
@@ -196,12 +146,12 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
         for (int64_t i = lo; i < hi; i++) {
             double *v = at + i * m;
             if (r) for (int64_t j = 0; j < i; j++) r[j * n + i] = v[j];
-            double beta = house(v + i, v + i + 1, m - i - 1, &tau[i]);
+            double beta = house_f64(v + i, v + i + 1, m - i - 1, &tau[i]);
             if (r) r[i * n + i] = beta;
             memset(v, 0, (size_t)i * sizeof *v);                       // R has left, v stays
             for (int64_t j = i + 1; j < hi; j++) {
                 double *x = at + j * m, s = -tau[i] * dot_f64(v + i, x + i, m - i);
-                add_two(x + i, s, v + i, 0, v + i, m - i);
+                add_two_f64(x + i, s, v + i, 0, v + i, m - i);
             }
         }
         reflect(at + hi * m + lo, m, n - hi, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, false,
@@ -225,40 +175,6 @@ done:
 // ---- symmetric eigenproblem ---------------------------------------------------------------------
 // A = Q T Q^T with T tridiagonal (Householder), T = Y diag(values) Y^T (divide and conquer),
 // vectors Q Y.
-
-// Works from the last row up: reflector i clears A[i][0 .. i-2], acts on components 0 .. i-1 and
-// stays as v in A[i][0 .. i-1]. T: diagonal d, off[i] between i and i + 1. The rank-2 updates
-// A - v w^T - w v^T of a block of rows are gathered and done as two products.
-static void tridiagonalise(double *a, int64_t n, double *d, double *off, double *tau, double *w) {
-    for (int64_t hi = n, lo; hi > 0; hi = lo) {
-        lo = hi > BLOCK ? hi - BLOCK : 0;
-        for (int64_t i = hi - 1; i >= lo; i--) {
-            double *v = a + i * n, *wi = w + (i - lo) * n;             // w is kept negated
-            for (int64_t k = i + 1; k < hi; k++) {                     // what the block owes row i
-                const double *vk = a + k * n, *wk = w + (k - lo) * n;
-                add_two(v, vk[i], wk, wk[i], vk, i + 1);
-            }
-            d[i] = v[i];
-            if (i == 0) break;
-            off[i - 1] = house(v + i - 1, v, i - 1, &tau[i]);
-            symv(a, n, i, v, wi);
-            for (int64_t k = i + 1; k < hi; k++) {
-                const double *vk = a + k * n, *wk = w + (k - lo) * n;
-                add_two(wi, dot_f64(vk, v, i), wk, dot_f64(wk, v, i), vk, i);
-            }
-            // w = p - (tau/2) (p . v) v, p = tau A v
-            double half = tau[i] * tau[i] * dot_f64(wi, v, i) / 2;
-            for (int64_t j = 0; j < i; j++) wi[j] = half * v[j] - tau[i] * wi[j];
-        }
-        for (int64_t top = 0, end; top < lo; top = end) {              // the lower triangle only
-            end = top + 128 < lo ? top + 128 : lo;
-            double *c = a + top * n;
-            const double *v = a + lo * n;
-            dgemm(true, false, end - top, end, hi - lo, v + top, n, w, n, 1, c, n);
-            dgemm(true, false, end - top, end, hi - lo, w + top, n, v, n, 1, c, n);
-        }
-    }
-}
 
 typedef struct { double value; int64_t row; } Ranked;
 
@@ -459,7 +375,8 @@ static int64_t divide(double *d, const double *off, int64_t n, double *q, int64_
     return merge(d, q, ldq, n1, n, off[n1 - 1], keep, m);
 }
 
-int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+// single: the tridiagonal form is found in single precision, in a's own memory.
+static int leading(double *a, bool single, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
     const char *what = "eigenvectors";
     if (n < 0 || r < 0 || r > n)
         return fail(e, "%s: %lld wanted of %lld", what, (long long)r, (long long)n);
@@ -469,7 +386,7 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
 
     int status = -1;
     double *line = alloc_matrix(8, n, what, e), *q = alloc_matrix(n, n, what, e);
-    double *w = alloc_matrix(BLOCK, n, what, e), *work = alloc_matrix(2 * BLOCK, r, what, e);
+    double *w = alloc_matrix(3 * BLOCK + STRIPS, n, what, e), *work = alloc_matrix(2 * BLOCK, r, what, e);
     Merge m = {.s = alloc_matrix(n, n, what, e), .rows = alloc_matrix(n, n, what, e),
                .order = alloc((size_t)n, sizeof *m.order, what, e),
                .live = alloc((size_t)n, 3 * sizeof *m.live, what, e),
@@ -480,8 +397,18 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
     m.line = line + 6 * n, m.roots = line + 7 * n;
     m.dead = m.live + n, m.column = m.live + 2 * n;
 
-    if (scale > 0) for (int64_t i = 0; i < n * n; i++) a[i] /= scale;  // squares stay in range
-    tridiagonalise(a, n, d, off, tau, w);
+    float *as = (float *)a;                                            // in place, from the first on
+    const double by = scale > 0 ? scale : 1;                           // squares stay in range
+    if (single) {
+        for (int64_t i = 0; i < n * n; i++) {
+            const float x = (float)(a[i] / by);
+            memcpy(as + i, &x, sizeof x);
+        }
+        tridiagonalise_f32(as, n, d, off, tau, (float *)w, (float *)w + 3 * BLOCK * n);
+    } else {
+        for (int64_t i = 0; i < n * n; i++) a[i] /= by;
+        tridiagonalise_f64(a, n, d, off, tau, w, w + 3 * BLOCK * n);
+    }
     int64_t found = divide(d, off, n, q, n, r, &m);
     for (int64_t i = 0; i < found; i++) m.order[i] = (Ranked){-d[i], i};
     qsort(m.order, (size_t)found, sizeof *m.order, ascending);
@@ -490,12 +417,15 @@ int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vec
         double *y = m.rows;                                            // (r, n)
         for (int64_t i = 0; i < r; i++)
             memcpy(y + i * n, q + m.order[i].row * n, (size_t)n * sizeof *y);
-        // (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time
+        // (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time. Of floats
+        // they are made orthogonal in double precision: tau = 2 / |v|^2.
         for (int64_t lo = 1; lo < n; lo += BLOCK) {
             int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
             for (int64_t i = lo; i < hi; i++) {
-                memcpy(w + (i - lo) * n, a + i * n, (size_t)i * sizeof *w);
-                memset(w + (i - lo) * n + i, 0, (size_t)(n - i) * sizeof *w);
+                double *v = w + (i - lo) * n;
+                for (int64_t j = 0; j < i; j++) v[j] = single ? (double)as[i * n + j] : a[i * n + j];
+                memset(v + i, 0, (size_t)(n - i) * sizeof *v);
+                if (single && tau[i] != 0) tau[i] = 2 / norm2(v, i);
             }
             reflect(y, n, r, w, n, tau + lo, hi - lo, hi, false, work);
         }
@@ -511,6 +441,14 @@ done:
     free(line), free(q), free(w), free(work);
     free(m.s), free(m.rows), free(m.order), free(m.live), free(m.side);
     return status;
+}
+
+int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+    return leading(a, false, n, r, values, vectors, e);
+}
+
+int eig_sym_leading_mixed(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+    return leading(a, true, n, r, values, vectors, e);
 }
 
 int eig_sym(double *a, int64_t n, double *values, double *vectors, Err *e) {
@@ -565,7 +503,7 @@ static void complete(double *v, int64_t i, int64_t n) {
     row[axis] = 1;
     for (int pass = 0; pass < 2; pass++) {
         for (int64_t l = 0; l < i; l++)
-            add_two(row, -dot_f64(row, v + l * n, n), v + l * n, 0, v + l * n, n);
+            add_two_f64(row, -dot_f64(row, v + l * n, n), v + l * n, 0, v + l * n, n);
         double scale = 1 / sqrt(norm2(row, n));
         for (int64_t j = 0; j < n; j++) row[j] *= scale;
     }
@@ -589,7 +527,7 @@ static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s,
     }
     for (int64_t i = 0; i < m * n; i++) q[i] = scale > 0 ? a[i] / scale : 0;   // squares in range
     if (qr(q, m, n, r, e) < 0) goto done;
-    dgemm(false, true, n, n, n, r, n, r, n, 0, g, n);
+    gram(false, n, n, r, n, g, n);
     if (eig_sym(g, n, s, w, e) < 0) goto done;
     dgemm(true, false, n, n, n, w, n, r, n, 0, b, n);
     dgemm(true, true, n, m, n, w, n, q, n, 0, ut, m);
@@ -639,4 +577,22 @@ int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, 
     int status = svd_tall(at, n, m, v, s, u, e);
     free(at);
     return status;
+}
+
+// ---- of weights ---------------------------------------------------------------------------------
+
+enum { WIDE = 2048 };
+static bool large(int64_t m, int64_t n, int64_t k) { return (double)m * (double)n * (double)k > 0x1p32; }
+
+void weights_product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+                     const double *b, int64_t ldb, double *c) {
+    (large(m, n, k) ? dgemm_mixed : dgemm)(ta, tb, m, n, k, a, lda, b, ldb, 0, c, n);
+}
+
+void weights_gram(int64_t m, int64_t k, const double *a, double *c) {
+    (large(m, m, k) ? gram_mixed : gram)(false, m, k, a, k, c, m);
+}
+
+int weights_eig_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
+    return (n >= WIDE ? eig_sym_leading_mixed : eig_sym_leading)(a, n, r, values, vectors, e);
 }

@@ -672,6 +672,81 @@ static int dgemm_values(void) {
     return PASS;
 }
 
+// Of mixed and single precision, and of triangles, against the definition. Which one: `what`.
+enum { LOWER, GRAM, MIXED, GRAM_MIXED, SINGLE_LOWER, PRODUCTS };
+static int try_product(int what, int64_t m, int64_t n, int64_t k, bool ta, bool tb, double beta) {
+    const bool square = what != MIXED, own = what == GRAM || what == GRAM_MIXED, lower = square && !own;
+    const bool rounded = what >= MIXED;
+    if (square) n = m;
+    if (own) tb = !ta, beta = 0;
+    const int64_t lda = (ta ? m : k) + 1, ldb = own ? lda : (tb ? k : n) + 2, ldc = n + 3;
+    double *a = doubles((ta ? k : m) * lda), *b = own ? a : doubles((tb ? n : k) * ldb);
+    double *c0 = doubles(m * ldc), *c = doubles(m * ldc), *first = doubles(m * ldc), *want = doubles(m * ldc);
+    float *as = guarded((size_t)((ta ? k : m) * lda) * 4, 0), *bs = guarded((size_t)((tb ? n : k) * ldb) * 4, 0);
+    float *cs = guarded((size_t)(m * ldc) * 4, 0);
+    for (int64_t i = 0; i < (ta ? k : m) * lda; i++) as[i] = (float)a[i];
+    for (int64_t i = 0; i < (tb ? n : k) * ldb; i++) bs[i] = (float)b[i];
+    memcpy(want, c0, (size_t)(m * ldc) * sizeof *c);
+    dgemm_naive(ta, tb, m, n, k, a, lda, b, ldb, beta, want, ldc);
+    double *size = doubles(m * ldc), *al = doubles((ta ? k : m) * lda), *bl = doubles((tb ? n : k) * ldb);
+    for (int64_t i = 0; i < (ta ? k : m) * lda; i++) al[i] = fabs(a[i]);
+    for (int64_t i = 0; i < (tb ? n : k) * ldb; i++) bl[i] = fabs(b[i]);
+    for (int64_t i = 0; i < m * ldc; i++) size[i] = fabs(c0[i]);       // sum |a b|, what rounding goes by
+    dgemm_naive(ta, tb, m, n, k, al, lda, bl, ldb, beta, size, ldc);
+    const int before = threads_get();
+    int result = PASS;
+    FOR_EACH_ISA(v) {
+        for (int threads = 1; threads <= 3; threads++) {
+            double *to = threads == 1 ? first : c;
+            threads_set(threads);
+            memcpy(to, c0, (size_t)(m * ldc) * sizeof *c);
+            for (int64_t i = 0; i < m * ldc; i++) cs[i] = (float)c0[i];
+            if (what == LOWER) dgemm_lower(ta, tb, n, k, a, lda, b, ldb, beta, to, ldc);
+            if (what == GRAM) gram(ta, m, k, a, lda, to, ldc);
+            if (what == MIXED) dgemm_mixed(ta, tb, m, n, k, a, lda, b, ldb, beta, to, ldc);
+            if (what == GRAM_MIXED) gram_mixed(ta, m, k, a, lda, to, ldc);
+            if (what != SINGLE_LOWER) continue;
+            sgemm_lower(ta, tb, n, k, as, lda, bs, ldb, (float)beta, cs, ldc);
+            for (int64_t i = 0; i < m * ldc; i++) to[i] = cs[i];
+        }
+        for (int64_t r = 0; r < m && result == PASS; r++)
+            for (int64_t i = 0; i < ldc && result == PASS; i++) {
+                const bool still = i >= n || (lower && i > r);
+                const double got = first[r * ldc + i], expected = still ? c0[r * ldc + i] : want[r * ldc + i];
+                const double unit = rounded ? 0x1p-23 : 0x1p-52, most = (double)(k + 4) * unit * size[r * ldc + i];
+                const bool kept = still && what != SINGLE_LOWER;
+                if (!(fabs(got - expected) <= (kept ? 0 : most)) || memcmp(&got, c + r * ldc + i, 8) != 0 ||
+                    (own && i < n && got != first[i * ldc + r])) {
+                    printf("  product %d %s %lld x %lld x %lld ta %d tb %d beta %g at %lld, %lld: %.17g, "
+                           "3 threads %.17g, expected %.17g\n", what, isas[v], (long long)m, (long long)n,
+                           (long long)k, ta, tb, beta, (long long)r, (long long)i, got, c[r * ldc + i], expected);
+                    result = FAIL;
+                }
+            }
+    }
+    threads_set(before);
+    kernels_init();
+    free_all();
+    return result;
+}
+
+static int products(void) {
+    const int64_t shape[][3] = {{1, 1, 1}, {1, 1, 0}, {3, 5, 0}, {2, 3, 5}, {7, 9, 8}, {8, 48, 16}, {9, 49, 17},
+        {23, 23, 23}, {5, 49, 193}, {47, 13, 192}, {65, 97, 71}, {200, 30, 40}, {193, 50, 385}, {0, 4, 4}};
+    for (int what = 0; what < PRODUCTS; what++)
+        for (int i = 0; i < COUNT(shape); i++)
+            for (int mode = 0; mode < 8; mode++)
+                if (try_product(what, shape[i][0], shape[i][1], shape[i][2], mode & 1, mode & 2, mode >> 2)
+                    != PASS) return FAIL;
+    return PASS;
+}
+
+// Columns beyond one block of B, and blocks of rows of a triangle.
+static int products_wide(void) {
+    return try_dgemm(9, 2100, 5, false, false, 0) || try_product(MIXED, 9, 2100, 5, false, true, 1) ||
+           try_product(GRAM, 2100, 0, 3, false, true, 0) ? FAIL : PASS;
+}
+
 // ---- threads and variants -----------------------------------------------------------------------
 
 static unsigned char touched[10000];
@@ -753,7 +828,7 @@ static const Test tests[] = {
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
     {"swiglu_values", swiglu_values}, {"activations", activations}, {"layernorms", layernorms},
     {"half_floats", half_floats},
-    {"dgemm_values", dgemm_values}, {"parallel_parts", parallel_parts},
+    {"dgemm_values", dgemm_values}, {"products", products}, {"products_wide", products_wide}, {"parallel_parts", parallel_parts},
     {"selection", selection}, {"machine", machine},
 };
 

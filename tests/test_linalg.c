@@ -156,6 +156,43 @@ static int eig_degenerate(void) {
     return PASS;
 }
 
+// The mixed way: as orthonormal, and what it captures, tr(V^T A V), is all there is but for 1e-10 of it; or
+// 1e-7 where the values at the cut differ by less than single precision knows.
+// Spectra: as random matrices have them, such ties, one that falls by 1e8, of rank n / 4, and none.
+static int eig_mixed(void) {
+    static const int64_t ns[] = {1, 2, 3, 33, 65, 200, 301, 576};
+    for (int s = 0; s < COUNT(ns); s++)
+        for (int kind = 0; kind < 5; kind++) {
+            int64_t n = ns[s], r = (n + 3) / 4;
+            double *values = numbers(n), *lead = numbers(n), *v = numbers(n * r), *copy = numbers(n * n), *a;
+            for (int64_t i = 0; i < n; i++)
+                values[i] = kind == 1 ? 1 + 1e-6 * (double)i : kind == 2 ? pow(10, -8 * (double)i / (double)n)
+                          : kind == 3 ? i < r : 0;
+            if (kind) {
+                a = with_values(values, n, 5 + (uint64_t)n);
+            } else {
+                double *b = random_matrix(n, 2 * n, 3);
+                a = product(b, false, b, true, n, n, 2 * n);
+                free(b);
+            }
+            memcpy(copy, a, (size_t)(n * n) * sizeof *a);
+            CHECK(eig_sym(copy, n, values, NULL, &err) == 0, "%s", err.msg);
+            memcpy(copy, a, (size_t)(n * n) * sizeof *a);
+            CHECK(eig_sym_leading_mixed(copy, n, r, lead, v, &err) == 0, "%s", err.msg);
+            double best = 0, captured = 0, bent = skew(v, n, r), *av = product(a, false, v, false, n, r, n);
+            for (int64_t i = 0; i < r; i++) best += values[i];
+            for (int64_t i = 0; i < n * r; i++) captured += v[i] * av[i];
+            CHECK(bent <= 2e-13, "kind %d n %d: |V'V - I| %g", kind, (int)n, bent);
+            CHECK(fabs(best - captured) <= (kind == 1 ? 1e-7 : 1e-10) * best, "kind %d n %d: captured %.17g of %.17g",
+                  kind, (int)n, captured, best);
+            for (int64_t i = 0; i < r; i++)
+                CHECK(fabs(lead[i] - values[i]) <= 3e-6 * values[0], "kind %d n %d: value %d is %.9g, not %.9g",
+                      kind, (int)n, (int)i, lead[i], values[i]);
+            free(values), free(lead), free(v), free(copy), free(a), free(av);
+        }
+    return PASS;
+}
+
 static int eig_refuses(void) {
     double a[4] = {1, NAN, NAN, 1}, values[2], v[4];
     CHECK(eig_sym(a, 2, values, v, &err) == -1 && strstr(err.msg, "finite"), "%s", err.msg);
@@ -290,6 +327,7 @@ static int norm(void) {
 static const Test tests[] = {
     {"eigenpairs of random matrices", eig_random},
     {"eigenpairs of degenerate matrices", eig_degenerate},
+    {"mixed precision captures as much", eig_mixed},
     {"eigenvectors refuse bad input", eig_refuses},
     {"QR residuals", qr_residuals},
     {"Cholesky residuals, indefinite refused", cholesky_residuals},
