@@ -648,7 +648,7 @@ static int dgemm_values(void) {
 
 // ---- threads and variants -----------------------------------------------------------------------
 
-static unsigned char touched[10000];
+static int touched[10000];
 static void touch(void *ctx, int64_t begin, int64_t end, int thread) {
     int *most = ctx;
     for (int64_t i = begin; i < end; i++) __atomic_fetch_add(touched + i, 1, __ATOMIC_RELAXED);
