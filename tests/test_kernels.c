@@ -3,8 +3,10 @@
 #include "../core/kernels.h"
 #include "test.h"
 
+#ifndef _WIN32
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
 #define FOR_EACH_ISA(i) \
