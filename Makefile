@@ -59,7 +59,7 @@ $(BUILD)/tests/main_%.o: %.c
 $(BUILD)/tests/main_%.o: export/%.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) -Dmain=$*_main -c $< -o $@
-$(BUILD)/tests/test_faults: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
+$(BUILD)/tests/test_faults: override LDFLAGS += $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
 $(BUILD)/tests/test_faults: $(BUILD)/tests/main_run.o $(BUILD)/tests/main_export.o
 # A fuzz target that replays files, and with libFuzzer.
 $(BUILD)/tests/fuzz_%: $(BUILD)/tests/fuzz_%.o $(BUILD)/tests/fuzz_main.o $(call obj,$(EXPORT) $(TOOLS) $(ENGINE))

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#undef near                        // words of 16-bit times
+#undef far
 #define mkdir(path, mode) ((void)(mode), _mkdir(path))
 
 static inline int setenv(const char *name, const char *value, int replace) {
