@@ -13,6 +13,9 @@
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "weights are used straight from little-endian files: this program needs a little-endian machine"
 #endif
+#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2
+#error "floats are computed with more bits than asked for, as a compiler likes: add -msse2 -mfpmath=sse"
+#endif
 
 // A function with a format like printf's and its arguments, of which the compiler checks the types.
 #ifdef __MINGW_PRINTF_FORMAT       // C99's, such as %zu, and not those of Windows before

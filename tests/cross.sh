@@ -85,7 +85,11 @@ arm() {
         rm -f "$tmp/big.tbin"
     done
 }
-riscv64() { linux riscv64-linux-gnu-gcc qemu-riscv64 "gguf json kernels malformed model quant source util"; }
+riscv64() {
+    local t="gguf json kernels malformed model quant source util"
+    [ "$QUICK" ] && t="gguf quant util"
+    linux riscv64-linux-gnu-gcc qemu-riscv64 "$t"
+}
 # Refused when they are built, by name: big-endian machines, and arithmetic of more bits than asked for.
 big-endian() {
     local cc none=1

@@ -121,7 +121,7 @@ static int half_written(void) {
     free(text);
     CHECK(!out_write(&o, "!", 1, &e) && !out_flush(&o, &e) && !exists(path), "%s", e.msg);
     out_remove_part();
-    CHECK(WINDOWS || !exists(temp("half.part")) && !exists(path), "it stays");
+    CHECK((WINDOWS || !exists(temp("half.part"))) && !exists(path), "it stays");
     out_abort(&o);
     out_remove_part();
     CHECK(out_flush(&o, &e) && strstr(e.msg, "not open"), "%s", e.msg);
