@@ -18,10 +18,9 @@ WARN     = -Wall -Wextra -Wshadow
 ALL_CFLAGS = -std=gnu11 -ffp-contract=off $(CFLAGS) $(WARN) -MMD -MP $(SYSTEM) \
            $(if $(filter 0,$(OPENMP)),-Wno-unknown-pragmas,$(patsubst 1,-fopenmp,$(OPENMP)))
 LDLIBS   = -lm
-# Windows: C99's printf, one file without DLLs beside it, and no aligned moves of wide registers: gcc takes
-# the stack to be aligned to 32 bytes there, which it is not.
+# Windows: C99's printf, and one file without DLLs beside it.
 ifneq ($(findstring mingw,$(MACHINE)),)
-SYSTEM   = -D__USE_MINGW_ANSI_STDIO=1 $(if $(findstring clang,$(CC)),,-Wa,-muse-unaligned-vector-move)
+SYSTEM   = -D__USE_MINGW_ANSI_STDIO=1
 LDLIBS  += -static
 endif
 # WebAssembly: files are read into memory, there are no signals, and the stack is 1 MB instead of 64 KB.
