@@ -19,7 +19,9 @@
 #else
 #include <dirent.h>
 #include <sys/mman.h>
+#ifndef __wasi__
 #include <sys/resource.h>
+#endif
 #endif
 #ifdef THREADS
 #include <pthread.h>
