@@ -151,7 +151,7 @@ wasi() {
     echo 'int main(void){return 0;}' | $cc -x c - -o "$tmp/a.wasm" 2>/dev/null || { skip "no clang with a libc for wasm32-wasi"; return; }
     make -s BUILD=$dir CC="$cc" $dir/run $dir/export/export || { bad "does not build"; return; }
     $python tests/wasi.py "$tmp/a.wasm" 2>/dev/null || { skip "no wasmtime package of Python's"; return; }
-    how="wasmtime $($python -c 'import wasmtime; print(wasmtime.__version__)')"
+    how="wasmtime $($python -c 'from importlib.metadata import version; print(version("wasmtime"))')"
     wrap $dir "$python tests/wasi.py" run export/export
     behaves $dir/run.sh $dir/export/export.sh
 }
