@@ -105,12 +105,12 @@ void layer_forward(const Strand *strands, int64_t count, int64_t layer) {
 
     // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
     read_stream(s, w->attn_norm, n);
-    attention_qkv(&w->attn, &s->work, &s->cache[layer], s->xn, n, s->q, s->k, s->v);
+    attention_qkv(&w->attn, &s->work, &s->cache[layer], s->xn, n, s->q, s->k, s->v);   // as it is cached
     if (c->qk_norm) {
         norm_rows(s->q, s->q, w->q_norm, n * c->h, c->hd, c->norm_eps);
         norm_rows(s->k, s->k, w->k_norm, n * c->n_kv, c->hd, c->norm_eps);
     }
-    rotate(s, s->q, n, c->h);
+    rotate(s, s->q, n, c->h);              // nothing where positions are learned: rows may be of r_head there
     rotate(s, s->k, n, c->n_kv);
     for (int64_t i = 0, row = 0; i < count; row += strands[i++].n) {       // each timeline sees its own
         Session *t = strands[i].s;

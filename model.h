@@ -109,8 +109,8 @@ struct Session {
     int64_t *at;               // (batch) the position of each token
     float *angles;             // (T, rope_dims / 2, 2) cos, sin
     float *x, *xn, *y;         // (batch, d) residual stream, what a sublayer reads, its output
-    float *q, *o;              // (batch, h * max(hd, …)) queries, heads' outputs
-    float *k, *v;              // (batch, n_kv*hd), (batch, widest V row)
+    float *q, *o;              // (batch, h*hd) queries, heads' outputs
+    float *k, *v;              // (batch, n_kv*hd)
     float *gate, *up;          // (batch, f)
     float *low[2];             // (batch, widest r) A x of a feed-forward's factors
     float *out;                // (max_logits, V)

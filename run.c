@@ -443,14 +443,9 @@ static int add_turn(const Loaded *l, Ids *to, const ChatFormat *f, const char *s
     return append(l, to, message, false, false, e) || append(l, to, f->user[1], true, false, e) ? -1 : 0;
 }
 
-static char *read_line(const char *prompt) {
-    char *line = NULL;
-    size_t room = 0;
+static char *ask(const char *prompt) {
     if (isatty(STDIN_FILENO)) fputs(prompt, stderr);
-    ssize_t n = getline(&line, &room, stdin);
-    if (n < 0) { free(line); return NULL; }
-    if (n && line[n - 1] == '\n') line[n - 1] = 0;
-    return line;
+    return input_line(stdin);
 }
 
 static int run_chat(const Loaded *l, const Options *o, const char *first_message, Err *e) {
@@ -468,7 +463,7 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
     if (!system && default_system(f, l->vocab->chat_template, &own, e)) goto done;
     if (own) system = own;
     if (writer_init(&w, l, o, context, o->batch, e)) goto done;
-    for (; line || (line = read_line("> ")); free(line), line = NULL) {
+    for (; line || (line = ask("> ")); free(line), line = NULL) {
         interrupted = 0;
         if (!*line) continue;
         ids.n = 0;
@@ -502,29 +497,6 @@ done:
 static void on_interrupt(int signal_number) {
     if (interrupted) _exit(128 + signal_number);         // the second time: at once
     interrupted = 1;
-}
-
-// A page of a mapped file cannot be read: others have cut the file short, or its disk fails. All that a
-// handler can do is to say so and end; other bus errors take their usual course.
-static void on_bus(int signal_number, siginfo_t *info, void *context) {
-    const char *path = map_path(info->si_addr);
-    (void)context;
-    if (!path) { signal(signal_number, SIG_DFL); return; }
-    const char *const says[] = {"run: ", path, ": cannot be read any more: was it cut short?\n"};
-    for (int i = 0; i < 3; i++) if (write(STDERR_FILENO, says[i], strlen(says[i])) < 0) break;
-    out_remove_part();
-    _exit(1);
-}
-
-static void catch_signals(void) {
-    struct sigaction stop = {.sa_handler = on_interrupt}, hang_up;
-    struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
-    sigaction(SIGINT, &stop, NULL);
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGBUS, &bus, NULL);
-    if (!sigaction(SIGHUP, NULL, &hang_up) && hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
-    signal(SIGPIPE, SIG_DFL);                            // nobody reads on: nothing to say, nor to whom
-    signal(SIGXFSZ, SIG_IGN);                            // a limit is a failed write like any other
 }
 
 static int act(const Options *o, const Loaded *l, Err *e) {
@@ -596,11 +568,12 @@ static void unload(Opened *f, Loaded *l) {
 
 int main(int argc, char **argv) {
     keep_standard_files();
+    utf8_arguments(&argc, &argv);
     Options o = read_options(argc, argv);
     Err e = {""};
     Opened file[2] = {0};
     Loaded l[2] = {{0}};
-    catch_signals();
+    catch_signals("run", on_interrupt, NULL);
     if (o.threads) threads_set((int)o.threads);
 
     Needs needs = o.action == DO_TOKENIZE || o.action == DO_DETOKENIZE ? NO_MODEL :

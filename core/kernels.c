@@ -6,11 +6,9 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-#if defined(_OPENMP) || defined(_REENTRANT)     // -fopenmp or -pthread; without: one thread
-#define THREADS
+#ifdef THREADS
 #include <pthread.h>
-#include <signal.h>
+#include <sched.h>
 #endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -94,7 +92,7 @@ int threads_get(void) {
     if (!threads) {
         const char *s = getenv("OMP_NUM_THREADS");
         long n = s ? strtol(s, NULL, 10) : 0;
-        if (n < 1) n = sysconf(_SC_NPROCESSORS_ONLN);
+        if (n < 1) n = processors();
         threads_set(n > MAX_THREADS ? MAX_THREADS : (int)n);
     }
     return threads;
@@ -216,16 +214,7 @@ static void *help(void *arg) {
 }
 
 static void start_helpers(int wanted) {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);       // signals are for the main thread
-    while (pool.helpers < wanted) {
-        pthread_t t;
-        if (pthread_create(&t, NULL, help, (void *)(intptr_t)(pool.helpers + 1)) != 0) break;
-        pthread_detach(t);
-        pool.helpers++;
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    while (pool.helpers < wanted && start_thread(help, (void *)(intptr_t)(pool.helpers + 1))) pool.helpers++;
 }
 
 static void run_parts(int64_t n, int64_t share, int64_t part, int of, const Ahead *ahead,

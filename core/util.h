@@ -1,5 +1,6 @@
-// util: errors, checked sizes, mapped files, files written beside and renamed, time. Knows nothing
-// of models. Library code reports through an Err and returns -1; only the two mains print and exit.
+// util: errors, checked sizes, mapped files, files written beside and renamed, time; and what is asked of
+// the operating system. Knows nothing of models. Library code reports through an Err and returns -1; only
+// the two mains print and exit.
 #ifndef UTIL_H
 #define UTIL_H
 
@@ -12,12 +13,22 @@
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "weights are used straight from little-endian files: this program needs a little-endian machine"
 #endif
+#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2
+#error "floats are computed with more bits than asked for, as a compiler likes: add -msse2 -mfpmath=sse"
+#endif
+
+// A function with a format like printf's and its arguments, of which the compiler checks the types.
+#ifdef __MINGW_PRINTF_FORMAT       // C99's, such as %zu, and not those of Windows before
+#define PRINTF_LIKE(fmt, first) __attribute__((format(__MINGW_PRINTF_FORMAT, fmt, first)))
+#else
+#define PRINTF_LIKE(fmt, first) __attribute__((format(printf, fmt, first)))
+#endif
 
 typedef struct { char msg[512]; } Err;
 
 // Writes the message (printf form) into e, which may be NULL, and returns -1: `return fail(e, ...)`.
 // Names out of files stand in messages: of control characters, which a terminal might obey, it makes '?'.
-int fail(Err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int fail(Err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 // *out = a * b (a + b); false, and *out untouched, where the result does not fit.
 bool mul_size(size_t a, size_t b, size_t *out);
@@ -54,18 +65,58 @@ void out_abort(FileOut *o);
 // ends the program.
 void out_remove_part(void);
 
-// A program started with standard input, output or error closed gets files in their place that cannot be
-// read or written. Else the next file opened would have that number, and what is printed go into it.
-void keep_standard_files(void);
-
 // Set by the mains' SIGINT / SIGTERM handlers; polled by long loops.
 extern volatile sig_atomic_t interrupted;
-
-double seconds(void);              // monotonic clock
-size_t peak_memory(void);          // peak resident bytes of this process, 0 where unknown
 
 // 64-bit generator (splitmix64): state is any number; same sequence on every machine.
 uint64_t random_u64(uint64_t *state);
 float random_f32(uint64_t *state); // uniform in [0, 1), 24 bits
+
+// ---- the operating system: os.c, where alone one differs from another ----------------------------
+// Paths are UTF-8 and sizes have 64 bits on each of them. Where 0 or -1 is returned, errno says why.
+
+// A program started with standard input, output or error closed gets files in their place that cannot be
+// read or written. Else the next file opened would have that number, and what is printed go into it.
+// Standard files pass on bytes as they are, and a console shows UTF-8.
+void keep_standard_files(void);
+void utf8_arguments(int *argc, char ***argv);          // main's, where they come in another encoding
+// Interruption, termination and a lost terminal call stop; a reader that has gone calls unread, or ends
+// the program (NULL). A mapped file that cannot be read any more ends it with a message.
+void catch_signals(const char *program, void (*stop)(int), void (*unread)(int));
+void end_unread(void);             // ends the program as one whose output nobody reads on
+
+typedef enum { PATH_NONE, PATH_FILE, PATH_FOLDER, PATH_OTHER, PATH_UNKNOWN } PathKind;    // NONE: not there
+PathKind path_kind(const char *path);
+bool same_file(const char *a, const char *b);          // both are there, and one
+bool is_separator(char c);                             // of the parts of a path
+const char *path_name(const char *path);               // behind its last separator
+bool is_name(const char *s, size_t n);                 // of a file, without any way to another folder
+FILE *open_file(const char *path, const char *mode);   // fopen
+int seek_file(FILE *f, uint64_t to);
+int sync_file(FILE *f);                                // flushed, and on the disk
+int replace_file(const char *from, const char *to);    // to may exist: at no moment is it missing
+int remove_file(const char *path);
+// Entries of a folder whose names end so, and one of their names; -1 where it cannot be listed.
+int find_in_folder(const char *folder, const char *ending, char *name, size_t room);
+
+// Text written like a file; text_close gives it, with a NUL behind. Caller frees. -1, NULL: no memory.
+typedef struct { FILE *f; char *s; size_t n; } TextFile;
+int text_open(TextFile *t);
+char *text_close(TextFile *t);
+char *input_line(FILE *f);         // without its end; NULL: there is none. Caller frees
+#ifdef _WIN32                       // what others have in their libc
+char *strndup(const char *s, size_t n);
+void *aligned_alloc(size_t alignment, size_t size);
+#endif
+
+void *aligned_memory(size_t size); // 64 bytes where the system can, else 16; freed by free()
+double seconds(void);              // monotonic clock
+size_t peak_memory(void);          // peak resident bytes of this process, 0 where unknown
+double machine_memory(void);       // bytes this machine has, 0 where unknown
+int processors(void);              // that are on
+#if defined(_OPENMP) || defined(_REENTRANT)            // -fopenmp or -pthread; without: one thread
+#define THREADS
+bool start_thread(void *(*fn)(void *), void *arg);     // that ends with the program and gets no signals
+#endif
 
 #endif

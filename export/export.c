@@ -2,10 +2,8 @@
 // layer and writes one .tbin; or converts to a dense GGUF. This file and run.c are the only ones
 // that print errors and exit.
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "refit.h"
@@ -58,8 +56,7 @@ static volatile sig_atomic_t unread;         // who read the output has gone; th
 static void leave(void) {                      // what was printed has arrived, or it is an error
     if (!fflush(stdout) && !ferror(stdout)) exit(0);
     if (!unread) die("cannot write to standard output");
-    signal(SIGPIPE, SIG_DFL);                // as a program ends whose output nobody reads on
-    raise(SIGPIPE);
+    end_unread();
 }
 
 static void on_signal(int signal_number) {
@@ -67,32 +64,9 @@ static void on_signal(int signal_number) {
     interrupted = 1;
 }
 
-// A page of a mapped file cannot be read: others have cut the file short, or its disk fails. All that a
-// handler can do is to say so and end; other bus errors take their usual course.
-static void on_bus(int signal_number, siginfo_t *info, void *context) {
-    const char *path = map_path(info->si_addr);
-    (void)context;
-    if (!path) { signal(signal_number, SIG_DFL); return; }
-    const char *const says[] = {"export: ", path, ": cannot be read any more: was it cut short?\n"};
-    for (int i = 0; i < 3; i++) if (write(STDERR_FILENO, says[i], strlen(says[i])) < 0) break;
-    out_remove_part();
-    _exit(1);
-}
-
 static void on_pipe(int signal_number) {
     (void)signal_number;
     unread = 1;
-}
-
-static void catch_signals(void) {
-    struct sigaction stop = {.sa_handler = on_signal}, pipe = {.sa_handler = on_pipe}, hang_up;
-    struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
-    sigaction(SIGINT, &stop, NULL);
-    sigaction(SIGTERM, &stop, NULL);
-    sigaction(SIGBUS, &bus, NULL);
-    sigaction(SIGPIPE, &pipe, NULL);
-    if (!sigaction(SIGHUP, NULL, &hang_up) && hang_up.sa_handler != SIG_IGN) sigaction(SIGHUP, &stop, NULL);
-    signal(SIGXFSZ, SIG_IGN);                // a file-size limit is a failed write like any other
 }
 
 // ---- the command line ---------------------------------------------------------------------------
@@ -289,17 +263,13 @@ static Job read_options(int argc, char **argv) {
 // The output must not take the place of what it is made from. Within a source folder only a GGUF,
 // that is an earlier output, is replaced.
 static void check_output(const Options *o) {
-    struct stat out, in = {0}, folder;
     char dir[4096], message[512], magic[4] = {0};
-    if (stat(o->out, &out)) return;                            // nothing is there yet
-    bool same = (stat(o->source, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino) ||
-                (o->tokenizer && stat(o->tokenizer, &folder) == 0 && folder.st_dev == out.st_dev &&
-                 folder.st_ino == out.st_ino);
-    const char *slash = strrchr(o->out, '/');
-    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash + 1 - o->out) : 1, slash ? o->out : ".");
-    if (!same && S_ISDIR(in.st_mode) && S_ISREG(out.st_mode) && stat(dir, &folder) == 0 &&
-        folder.st_dev == in.st_dev && folder.st_ino == in.st_ino) {
-        FILE *f = fopen(o->out, "rb");
+    bool same = same_file(o->source, o->out) || (o->tokenizer && same_file(o->tokenizer, o->out));
+    const int n = (int)(path_name(o->out) - o->out);
+    snprintf(dir, sizeof dir, "%.*s", n ? n : 1, n ? o->out : ".");
+    if (!same && path_kind(o->out) == PATH_FILE && path_kind(o->source) == PATH_FOLDER &&
+        same_file(dir, o->source)) {
+        FILE *f = open_file(o->out, "rb");
         same = !f || fread(magic, 1, 4, f) != 4 || memcmp(magic, "GGUF", 4) != 0;
         if (f) fclose(f);
     }
@@ -396,7 +366,7 @@ static int calibrate(Export *x, Err *e) {
     const Options *o = &x->job->o;
     const int want = moments_wanted(o);
     const double bytes = want ? moments_bytes(&x->model.config, want) : 0;
-    const double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    const double memory = machine_memory();
     if (bytes > memory && memory > 0)
         return fail(e, "--method %s: the moments of this model take %.1f GB, this machine has %.1f "
                     "(plain methods, hooi and hosvd, need none)", method_name(o->method), bytes / 1e9,
@@ -641,8 +611,9 @@ done:
 
 int main(int argc, char **argv) {
     keep_standard_files();
+    utf8_arguments(&argc, &argv);
     Job j = read_options(argc, argv);
-    catch_signals();
+    catch_signals("export", on_signal, on_pipe);
     check_output(&j.o);
     Err e = {""};
     j.command = command_of(argc, argv);

@@ -2,7 +2,6 @@
 // a family (families.c) says which tensor becomes which and what shape it must have; every tensor of
 // the files must be in it. Owns the mappings and what it had to convert; all matrices that need not be
 // turned borrow from the files.
-#include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +46,7 @@ static int join(char out[PATH_SIZE], const char *folder, const char *name, size_
 
 static bool file_there(const char *folder, const char *name) {
     char path[PATH_SIZE];
-    FILE *f = join(path, folder, name, strlen(name), NULL) ? NULL : fopen(path, "rb");
+    FILE *f = join(path, folder, name, strlen(name), NULL) ? NULL : open_file(path, "rb");
     if (f) fclose(f);
     return f != NULL;
 }
@@ -323,8 +322,7 @@ static int read_config(Hf *h, Err *e) {
         get_flag(h, "tie_word_embeddings", h->family->tied, &h->tied, e)) return -1;
     key = h->family->keys;
     if (get_real(h, h->config.root, key->eps, key->eps_else, &eps, e)) return -1;
-    const char *arch = h->family->arch, *name = strrchr(h->folder, '/');
-    name = name ? name + 1 : h->folder;
+    const char *arch = h->family->arch, *name = path_name(h->folder);
     if (!*name || name[0] == '.') name = h->family->name;
     gguf_set_str(h->s->built, "general.architecture", arch, strlen(arch));
     gguf_set_str(h->s->built, "general.name", name, strlen(name));
@@ -359,7 +357,7 @@ static int add_file(Hf *h, const char *name, size_t n, int *at, Err *e) {
     if (join(path, h->folder, name, n, e)) return -1;
     for (*at = 0; *at < h->n_files; ++*at)
         if (strcmp(h->file_name[*at], path) == 0) return 0;
-    if (n == 0 || memchr(name, '/', n) || memchr(name, '\0', n))
+    if (!is_name(name, n))
         return fail(e, "%s: '%.*s' is no name of a file beside the index", h->folder,
                     n < 100 ? (int)n : 100, name);
     if (h->n_files == MAX_FILES)
@@ -410,16 +408,9 @@ static int read_index(Hf *h, Err *e) {
 // The only *.safetensors of the folder, whatever its name.
 static int find_single(Hf *h, Err *e) {
     char name[256] = "";
-    int count = 0, at;
-    DIR *dir = opendir(h->folder);
-    if (!dir) return fail(e, "%s: cannot be listed", h->folder);
-    for (struct dirent *d; (d = readdir(dir));) {
-        size_t n = strlen(d->d_name);
-        if (n < 13 || strcmp(d->d_name + n - 12, ".safetensors")) continue;
-        snprintf(name, sizeof name, "%s", d->d_name);
-        count++;
-    }
-    closedir(dir);
+    int at;
+    const int count = find_in_folder(h->folder, ".safetensors", name, sizeof name);
+    if (count < 0) return fail(e, "%s: cannot be listed", h->folder);
     if (count != 1)
         return fail(e, "%s: no model.safetensors or model.safetensors.index.json, and %s "
                        "*.safetensors", h->folder, count ? "several" : "no other");
@@ -603,7 +594,7 @@ int source_hf(Source *s, const char *folder, const char *tokenizer, Err *e) {
     Hf *h = alloc(1, sizeof *h, folder, e);
     if (!h || source_own(s, h, hf_free, e)) return -1;
     size_t n = strlen(folder);
-    while (n > 1 && folder[n - 1] == '/') n--;
+    while (n > 1 && is_separator(folder[n - 1])) n--;
     if (n >= PATH_SIZE) return fail(e, "%s: path too long", folder);
     memcpy(h->folder, folder, n);
     h->s = s;

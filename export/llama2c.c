@@ -118,12 +118,10 @@ static void put_config(GgufBuilder *b, const Header *h) {
 // tokenizer.bin does not say which ids are special: llama2.c begins with 1, and ends at 1 as at 2.
 static int read_tokenizer(Source *s, const char *path, const char *tokenizer, int vocab, Err *e) {
     char beside[4096];
-    const char *slash = strrchr(path, '/');
-    int n = snprintf(beside, sizeof beside, "%.*stokenizer.bin",
-                     slash ? (int)(slash + 1 - path) : 0, path);
+    int n = snprintf(beside, sizeof beside, "%.*stokenizer.bin", (int)(path_name(path) - path), path);
     if (n >= (int)sizeof beside) return fail(e, "%s: path too long", path);
     if (!tokenizer) {
-        FILE *f = fopen(beside, "rb");
+        FILE *f = open_file(beside, "rb");
         if (!f) return fail(e, "%s: no tokenizer.bin beside it (name one with --tokenizer)", path);
         fclose(f);
     }
@@ -155,7 +153,7 @@ int source_llama2c(Source *s, const char *path, const char *tokenizer, Err *e) {
     if (read_header(&h, &v1, &shared, &r, e) || read_weights(&r, &h, v1, shared, e) ||
         read_tokenizer(s, path, tokenizer, h.vocab_size, e)) return -1;
     put_config(s->built, &h);
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *name = path_name(path);
     gguf_set_str(s->built, "general.name", name, strlen(name));
     vocab_to_gguf(&s->vocab, s->built);
     if (source_hash(s, &(const FileMap *){map}, 1, e)) return -1;

@@ -10,7 +10,7 @@
 static const char letters[] = "qkvo";
 
 // Adds a line to the notes, once.
-static void note(Plan *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void note(Plan *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static void note(Plan *p, const char *fmt, ...) {
     char line[256];
     va_list args;
@@ -394,8 +394,8 @@ static void copy_metadata(Plan *p) {
 static int set_tucker(Plan *p, Err *e) {
     const char *path = p->o.source;
     size_t n = strlen(path), from;
-    while (n > 1 && path[n - 1] == '/') n--;
-    for (from = n; from && path[from - 1] != '/';) from--;
+    while (n > 1 && is_separator(path[n - 1])) n--;
+    for (from = n; from && !is_separator(path[from - 1]);) from--;
     gguf_set_int(p->b, "tucker.version", GGUF_U32, 1);
     const char *pairs = p->to_half ? "half" : "interleaved", *method = method_name(p->o.method);
     gguf_set_str(p->b, "tucker.rope_pairs", pairs, strlen(pairs));

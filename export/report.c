@@ -945,18 +945,16 @@ static int page(Page *p, Err *e) {
 }
 
 int report_write(const char *path, const Report *r, Err *e) {
-    char *text = NULL;
-    size_t size = 0;
+    TextFile text;
     FileOut out = {0};
-    Page p = {.f = open_memstream(&text, &size), .r = r};
-    if (!p.f) return fail(e, "%s: out of memory for the report", path);
+    if (text_open(&text)) return fail(e, "%s: out of memory for the report", path);
+    Page p = {.f = text.f, .r = r};
     int status = page(&p, e);
-    bool broken = ferror(p.f) != 0;
-    if (fclose(p.f) || broken) status = fail(e, "%s: out of memory for the report", path);
+    if (!text_close(&text)) status = fail(e, "%s: out of memory for the report", path);
     if (status == 0)
-        status = out_open(&out, path, e) || out_write(&out, text, size, e) || out_commit(&out, e)
+        status = out_open(&out, path, e) || out_write(&out, text.s, text.n, e) || out_commit(&out, e)
                ? -1 : 0;
     out_abort(&out);
-    free(text);
+    free(text.s);
     return status;
 }

@@ -4,7 +4,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "sha256.h"
 
@@ -118,14 +117,15 @@ int source_split(Source *s, const Model *m, Err *e) {
 
 int source_open(Source *s, const char *path, const char *tokenizer, Err *e) {
     *s = (Source){0};
-    struct stat info;
     uint8_t magic[4] = {0};
     size_t n = strlen(path), got = 0;
-    if (stat(path, &info)) return fail(e, "%s: cannot be opened (is the path right?)", path);
-    bool folder = S_ISDIR(info.st_mode), weights = n > 12 && !strcmp(path + n - 12, ".safetensors");
-    if (!folder && !S_ISREG(info.st_mode)) return fail(e, "%s: neither a file nor a folder", path);
+    const PathKind kind = path_kind(path);
+    if (kind == PATH_NONE || kind == PATH_UNKNOWN)
+        return fail(e, "%s: cannot be opened (is the path right?)", path);
+    bool folder = kind == PATH_FOLDER, weights = n > 12 && !strcmp(path + n - 12, ".safetensors");
+    if (!folder && kind != PATH_FILE) return fail(e, "%s: neither a file nor a folder", path);
     if (!folder) {
-        FILE *f = fopen(path, "rb");
+        FILE *f = open_file(path, "rb");
         if (!f) return fail(e, "%s: cannot be opened", path);
         got = fread(magic, 1, sizeof magic, f);
         fclose(f);

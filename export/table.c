@@ -92,7 +92,8 @@ static bool factored(const LayerPlan *l) {
 }
 
 static void print_layers(const Plan *p) {
-    printf("layer  scheme    error: Q       K       V       O    attention parameters"
+    printf("error: |W - W'| / |W|, W' the factors multiplied out\n"
+           "layer  scheme    error: Q       K       V       O    attention parameters"
            "                  ranks%s\n", p->o.method < METHOD_INPUT ? ": embd,head,kind" : "");
     for (int i = 0, end; i < p->n_layers; i = end) {
         for (end = i; end < p->n_layers && !factored(&p->layer[end]);) end++;

@@ -8,7 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "../core/json.h"
 #include "../core/strmap.h"
@@ -32,7 +31,7 @@ typedef struct {
 } Build;
 
 static bool exists(const char *path) {
-    FILE *f = fopen(path, "rb");
+    FILE *f = open_file(path, "rb");
     if (f) fclose(f);
     return f != NULL;
 }
@@ -811,9 +810,8 @@ static int read_any(Build *b, const char *path, const char *text, size_t size, i
         JsonDoc doc;
         if (json_parse(&doc, text, size, path, b->e)) return -1;
         char folder[MAX_PATH];
-        const char *slash = strrchr(path, '/');
-        snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1,
-                 slash ? path : ".");
+        const int in = (int)(path_name(path) - path);
+        snprintf(folder, sizeof folder, "%.*s", in > 1 ? in - 1 : 1, in ? path : ".");
         const Json *model = json_get(doc.root, "model");       // in a vocab.json an integer
         int status = model && model->type == J_OBJECT
             ? read_json(b, doc.root, n_vocab) : read_vocab_merges(b, folder, doc.root, n_vocab);
@@ -835,10 +833,9 @@ int vocab_read(Vocab *v, const char *path, int n_vocab, Err *e) {
                                         "tokenizer.bin"};
     Build b = {.v = v, .name = path, .e = e};
     char inside[MAX_PATH], *text;
-    struct stat st;
     size_t size;
     *v = (Vocab){.bos = -1, .eos = -1, .unk = -1, .eot = -1, .mask = -1};
-    if (!stat(path, &st) && S_ISDIR(st.st_mode)) {
+    if (path_kind(path) == PATH_FOLDER) {
         bool found = false;
         for (int i = 0; i < 5 && !found; i++) {
             if (join_path(inside, path, names[i], e)) return -1;

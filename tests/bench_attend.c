@@ -4,8 +4,8 @@
 // GFLOP/s count the pairs that are seen. Best of several runs. Asserts nothing.
 //   bench_attend [shape]       a part of its name; TENSORLLM_ISA caps the kernels
 #include "../core/attend.h"
+#include "bench.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { CONTEXT = 2048, PROMPT = 512, BATCH = 64, TURNS = 3 };
@@ -19,24 +19,6 @@ static const Form forms[] = {
     {"LLaMA 3 8B, 32/8 heads of 128", 8, 32, 8, 128, 0},
 };
 
-static uint64_t seed = 5;
-static float *floats(int64_t n) {
-    float *x = alloc((size_t)n, sizeof *x, "floats", NULL);
-    if (!x) exit(1);
-    for (int64_t i = 0; i < n; i++) x[i] = 2 * random_f32(&seed) - 1;
-    return x;
-}
-
-// Seconds of the best of several runs of about `for` seconds together.
-#define BEST(best, ...) do { \
-        const double begin_ = seconds(); \
-        best = 1e9; \
-        for (int k_ = 0; k_ < 3 || seconds() - begin_ < 0.2; k_++) { \
-            const double t_ = seconds(); \
-            __VA_ARGS__; \
-            const double d_ = seconds() - t_; \
-            if (d_ < best) best = d_; \
-        } } while (0)
 
 static Cache filled(const Form *f, int type, const float *rows) {
     Cache c = {.type = type, .capacity = CONTEXT, .n_kv = f->n_kv, .k_width = f->r ? 0 : f->hd,
@@ -49,8 +31,8 @@ static Cache filled(const Form *f, int type, const float *rows) {
 
 static void measure(const Form *f, int type) {
     const int64_t wide = f->heads * f->hd;
-    float *x = floats(PROMPT * wide), *out = floats(PROMPT * wide), *rows = floats(4 * CONTEXT + wide);
-    float *m = floats(wide * (f->r ? f->r : 1));
+    float *x = random_floats(PROMPT * wide), *out = random_floats(PROMPT * wide), *rows = random_floats(4 * CONTEXT + wide);
+    float *m = random_floats(wide * (f->r ? f->r : 1));
     const Mat matrix = {m, f->n_kv * f->hd, f->r, T_F32};
     Cache *c = alloc((size_t)f->layers, sizeof *c, "caches", NULL);
     if (!c) exit(1);

@@ -7,6 +7,7 @@
 #include "../core/linalg.h"
 #include "../export/weigh.h"
 #include "../tucker.h"
+#include "bench.h"
 #include "test.h"
 
 typedef struct { const char *name; AttnShape shape; int64_t rank[3]; int sweeps; bool large, weighted; } Case;
@@ -19,11 +20,6 @@ static const Case cases[] = {
     {"llama2-weighted", {4096, 32, 32, 128}, {0}, 0, true, true},
 };
 enum { MOST = 99 };
-
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 // Entry i of row e of d: splitmix64's i-th number in [-0.5, 0.5), less with every row.
 static void fill(double *t, int64_t rows, int64_t cols) {
@@ -50,8 +46,8 @@ static int plain(const Case *c, int runs, Err *e) {
         tucker_free(&k);
     }
     free(t);
-    qsort(took, (size_t)runs, sizeof *took, by_size);
-    printf("%-18s %.4f s   (%.4f .. %.4f)  error %.12f\n", c->name, took[runs / 2], took[0], took[runs - 1],
+    const double middle = median(took, runs);
+    printf("%-18s %.4f s   (%.4f .. %.4f)  error %.12f\n", c->name, middle, took[0], took[runs - 1],
            error);
     return 0;
 }
@@ -74,8 +70,8 @@ static int weighted(const Case *c, int runs, Err *e) {
         weighted_free(&out);
     }
     free(w), free(x), free(cov);
-    qsort(took, (size_t)runs, sizeof *took, by_size);
-    printf("%-18s %.4f s   (%.4f .. %.4f)  error %.12f\n", c->name, took[runs / 2], took[0], took[runs - 1],
+    const double middle = median(took, runs);
+    printf("%-18s %.4f s   (%.4f .. %.4f)  error %.12f\n", c->name, middle, took[0], took[runs - 1],
            sqrt(loss));
     return 0;
 }

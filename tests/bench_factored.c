@@ -4,26 +4,11 @@
 // turn, medians of five. Random weights have no low rank: what is said has no meaning, time and memory do
 // not depend on that. Asserts nothing.
 //   bench_factored [weight type [r_embd]]
+#include "bench.h"
 #include "rig.h"
 
 enum { DEPTH = 2048, PROMPT = 512, STEPS = 32, RUNS = 5 };
 enum { PREFILL, DECODE, DEEP, MEASURES };
-
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x) {
-    qsort(x, RUNS, sizeof *x, by_size);
-    return x[RUNS / 2];
-}
-
-static void check(bool failed, const Err *e) {
-    if (!failed) return;
-    printf("bench_factored: %s\n", e->msg);
-    exit(1);
-}
 
 // Seconds of STEPS tokens one by one, output included, from position `from` on.
 static double decode(Session *s, int64_t from, Err *e) {
@@ -86,7 +71,7 @@ int main(int argc, char **argv) {
            attention[0] / attention[1], bytes[0] / 1e6, bytes[1] / 1e6, bytes[0] / bytes[1], cache[0], cache[1],
            cache[1] / cache[0]);
     for (int m = 0; m < MEASURES; m++) {
-        const double depth = m == DEEP ? DEPTH : 0, a = median(took[0][m]), b = median(took[1][m]);
+        const double depth = m == DEEP ? DEPTH : 0, a = median(took[0][m], RUNS), b = median(took[1][m], RUNS);
         const double read[2] = {bytes[0] + depth * cache[0], bytes[1] + depth * cache[1]};
         printf("%-20s dense %8.1f tok/s, factored %8.1f tok/s: %.3f x", what[m], 1 / a, 1 / b, a / b);
         if (m != PREFILL)

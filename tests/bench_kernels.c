@@ -2,19 +2,13 @@
 // operations a second for many (the arithmetic's), best of several runs. Asserts nothing.
 //   bench_kernels [isa]        TENSORLLM_ISA caps the variant too
 #include "../core/attend.h"
+#include "bench.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { ROWS = 1536, COLS = 576, BYTES = 192 << 20 };
 
 static uint64_t seed = 3;
-static float *floats(int64_t n) {
-    float *x = alloc((size_t)n, sizeof *x, "floats", NULL);
-    if (!x) exit(1);
-    for (int64_t i = 0; i < n; i++) x[i] = 2 * random_f32(&seed) - 1;
-    return x;
-}
 
 // Weights of ordinary size (no subnormals), the same `size` bytes over and over.
 static void fill(int type, uint8_t *data, size_t size, size_t total) {
@@ -46,17 +40,6 @@ static double clock_rate(void) {
     return best;
 }
 
-// Seconds of the best of several runs of about a fifth of a second together.
-#define BEST(best, ...) do { \
-        const double begin_ = seconds(); \
-        best = 1e9; \
-        for (int k_ = 0; k_ < 3 || seconds() - begin_ < 0.2; k_++) { \
-            const double t_ = seconds(); \
-            __VA_ARGS__; \
-            const double d_ = seconds() - t_; \
-            if (d_ < best) best = d_; \
-        } } while (0)
-
 int main(int argc, char **argv) {
     static const int types[] = {T_F32, T_F16, T_BF16, T_Q8_0, T_Q4_0, T_Q4_1, T_Q6_K};
     static const int64_t batch[] = {2, 8, 64, 512};
@@ -79,7 +62,7 @@ int main(int argc, char **argv) {
 
     uint8_t *data = alloc(BYTES, 1, "weights", NULL);
     if (!data) return 1;
-    float *x = floats(512 * ROWS), *y = floats(512 * ROWS);
+    float *x = random_floats(512 * ROWS), *y = random_floats(512 * ROWS);
     Scratch s;
     if (scratch_init(&s, 512, ROWS, NULL) != 0) return 1;
     printf("matmul, rows %d, cols %d: GB/s for one token from memory, GFLOP/s for more\n", ROWS,
@@ -150,9 +133,9 @@ int main(int argc, char **argv) {
                 size_t bytes = 0;
                 if (cache_alloc(&c, &bytes, NULL)) return 1;
                 threads_set(threads);
-                float *k = floats(3 * 64), *v = floats(3 * vw), *out = floats(512 * 9 * 64);
+                float *k = random_floats(3 * 64), *v = random_floats(3 * vw), *out = random_floats(512 * 9 * 64);
                 for (int64_t p = 0; p < n; p++) cache_store(&c, p, 1, k, 64, v, NULL);
-                float *m = floats(3 * 64 * vw);
+                float *m = random_floats(3 * 64 * vw);
                 const Mat expand = {m, 3 * 64, vw, T_F32};
                 AttendScratch as;
                 if (attend_scratch(&as, 512, 9, 3, 64, 0, vw, 64, NULL) != 0) return 1;

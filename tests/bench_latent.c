@@ -7,25 +7,10 @@
 //   bench_latent [r_embd [weight type]]
 #include <time.h>
 
+#include "bench.h"
 #include "rig.h"
 
 enum { CONTEXT = 2048, STEPS = 16, RUNS = 5, WAYS = 3 };
-
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x) {
-    qsort(x, RUNS, sizeof *x, by_size);
-    return x[RUNS / 2];
-}
-
-static void check(bool failed, const Err *e) {
-    if (!failed) return;
-    printf("bench_latent: %s\n", e->msg);
-    exit(1);
-}
 
 // Seconds a token of the last STEPS positions: of the layers, with the output, and the processor's.
 enum { LAYERS, TOKEN, CPU, MEASURES };
@@ -75,10 +60,10 @@ static void compare(RigModel *const model[2], int kv_type, Err *e) {
            type_info(kv_type)->name);
     for (int w = 0; w < WAYS; w++) {
         const double weights = model_step_bytes(&model[w > 0]->m), read = weights + (double)s[w].cache_bytes;
-        const double token = median(took[w][TOKEN]);
+        const double token = median(took[w][TOKEN], RUNS);
         printf("  %-20s %14.0f %10.1f %11.1f %10.2f %9.2f %6.1f %6.1f\n", name[w],
                (double)s[w].cache_bytes / CONTEXT, (double)s[w].cache_bytes / 1e6, weights / 1e6,
-               median(took[w][LAYERS]) * 1e3, token * 1e3, median(took[w][CPU]) * 1e3, read / token / 1e9);
+               median(took[w][LAYERS], RUNS) * 1e3, token * 1e3, median(took[w][CPU], RUNS) * 1e3, read / token / 1e9);
         session_free(&s[w]);
     }
 }

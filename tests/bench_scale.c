@@ -5,19 +5,12 @@
 #include "../export/decompose.h"
 #include "../export/weigh.h"
 #include "../core/kernels.h"
+#include "bench.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static uint64_t seed = 7;
-
-static void check(bool ok, const Err *e) {
-    if (ok) return;
-    printf("bench_scale: %s\n", e->msg);
-    exit(1);
-}
 
 static void plain(const AttnShape *s, Err *e) {
     // Half of 4 d^2: r_embd (d + 4 hd h) = 2 d^2 with hd h = d.
@@ -27,11 +20,11 @@ static void plain(const AttnShape *s, Err *e) {
     double error[4];
     for (int p = 0; p < 4; p++) {
         w[p] = alloc((size_t)s->d, (size_t)s->d * sizeof(float), "weights", e);
-        check(w[p], e);
+        check(!w[p], e);
         for (int64_t i = 0; i < s->d * s->d; i++) w[p][i] = random_f32(&seed) - 0.5f;
     }
     const double start = seconds();
-    check(!decompose_group(s, &g, w, 10, &parts, error, e), e);
+    check(decompose_group(s, &g, w, 10, &parts, error, e), e);
     printf("plain, qkvo, ranks %lld,%lld,4: %.1f s, peak %.2f GB\n", (long long)g.rank[EMBD],
            (long long)s->hd, seconds() - start, (double)peak_memory() / 1e9);
     parts_free(&parts);
@@ -41,7 +34,7 @@ static void plain(const AttnShape *s, Err *e) {
 static double *covariance(int64_t d, Err *e) {
     double *c = alloc((size_t)d, (size_t)d * sizeof *c, "covariance", e);
     double *x = alloc(256, (size_t)d * sizeof *x, "samples", e);
-    check(c && x, e);
+    check(!c || !x, e);
     for (int64_t n = 0; n < 2 * d; n += 256) {
         for (int64_t i = 0; i < 256 * d; i++)
             x[i] = (random_f32(&seed) - 0.5) * pow(10, -4.0 * (double)(i % d) / (double)d);
@@ -59,17 +52,17 @@ static void weighted(const AttnShape *s, Err *e) {
     double *b = alloc((size_t)d, (size_t)r * sizeof *b, "factor", e);
     double *x = alloc((size_t)r, (size_t)(d - r) * sizeof *x, "factor", e);
     int32_t *pivot = alloc((size_t)r, sizeof *pivot, "pivots", e);
-    check(w && a && b && x && pivot, e);
+    check(!w || !a || !b || !x || !pivot, e);
     for (int64_t i = 0; i < d * d; i++) w[i] = random_f32(&seed) - 0.5;
     Weighted u;
     double start = seconds();
-    check(!weigh(&u, w, d, d, c, (Metric){g, d}, 1e-3, e), e);
+    check(weigh(&u, w, d, d, c, (Metric){g, d}, 1e-3, e), e);
     printf("weighted, one projection: %.1f s", seconds() - start);
     fflush(stdout);
     for (int64_t i = 0; i < d; i++) memcpy(b + i * r, u.left + i * d, (size_t)r * sizeof *b);
     memcpy(a, u.right, (size_t)(r * d) * sizeof *a);
     start = seconds();
-    check(!pivot_factors(b, d, a, r, d, pivot, x, e), e);
+    check(pivot_factors(b, d, a, r, d, pivot, x, e), e);
     printf(", pivoting at rank %lld: %.1f s, peak %.2f GB\n", (long long)r, seconds() - start,
            (double)peak_memory() / 1e9);
     weighted_free(&u);

@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _WIN32
+#include "windows.h"
+#endif
 
 enum { PASS, FAIL, SKIP };
 typedef struct { const char *name; int (*run)(void); } Test;

@@ -3,8 +3,10 @@
 #include "../core/kernels.h"
 #include "test.h"
 
+#ifndef _WIN32
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
 #define FOR_EACH_ISA(i) \
@@ -749,7 +751,7 @@ static int products_wide(void) {
 
 // ---- threads and variants -----------------------------------------------------------------------
 
-static unsigned char touched[10000];
+static int touched[10000];
 static void touch(void *ctx, int64_t begin, int64_t end, int thread) {
     int *most = ctx;
     for (int64_t i = begin; i < end; i++) __atomic_fetch_add(touched + i, 1, __ATOMIC_RELAXED);

@@ -30,17 +30,13 @@ int64_t ids_common(const int *a, int64_t na, const int *b, int64_t nb) {
 }
 
 char *ids_text(const Loaded *l, const int *ids, int64_t n, bool alone, Err *e) {
-    char *text = NULL;
-    size_t size;
-    FILE *f = open_memstream(&text, &size);
+    TextFile text;
     Decoder d = {.special = alone, .started = !alone};
-    for (int64_t i = 0; f && i < n; i++) fputs(tokenizer_decode(l->tokenizer, &d, ids[i]), f);
-    if (f) fputs(tokenizer_decode_end(l->tokenizer, &d), f);
-    bool broken = f && ferror(f);
-    if (f && fclose(f) == 0 && !broken) return text;
-    free(text);
-    fail(e, "out of memory");
-    return NULL;
+    const bool open = !text_open(&text);
+    for (int64_t i = 0; open && i < n; i++) fputs(tokenizer_decode(l->tokenizer, &d, ids[i]), text.f);
+    if (open) fputs(tokenizer_decode_end(l->tokenizer, &d), text.f);
+    if (!text_close(&text)) fail(e, "out of memory");
+    return text.s;
 }
 
 // The fewest last ids whose text is the answer, as LASER finds them; 0: none are. -1: no memory.

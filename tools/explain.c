@@ -342,8 +342,7 @@ int tool_explain(const Loaded *l, int64_t layer, const char *text, SessionConfig
     if (session_init(&s, m, c, e)) goto done;
 
     page_init(p);
-    const char *name = strrchr(l->path, '/');
-    page_word(p, 0, 0, 40, STRONG, name ? name + 1 : l->path);
+    page_word(p, 0, 0, 40, STRONG, path_name(l->path));
     page_right(p, PAGE_WIDTH, 0, STRONG, "layer %lld of 0 .. %lld, %s", (long long)layer,
                (long long)config->n_layers - 1, scheme_of(a, scheme));
     page_put(p, 0, 1, PLAIN, "%s, %s: d %lld, h %lld query heads, n_kv %lld KV heads, hd %lld", config->arch,

@@ -97,7 +97,7 @@ void put_json(FILE *f, const char *s) {
 
 typedef struct { const char *path; int64_t line; Err *e; } Place;
 
-__attribute__((format(printf, 2, 3)))
+PRINTF_LIKE(2, 3)
 static int bad(const Place *at, const char *fmt, ...) {
     char what[256];
     va_list args;
@@ -138,21 +138,19 @@ static int whole_number(const Json *j, const char *key, int64_t least, int64_t m
 }
 
 static int read_id(Item *it, const Json *id, const Place *at) {
-    size_t size;
+    TextFile text;
     if (id->type != J_STRING && !(id->type == J_NUMBER && id->is_integer))
         return bad(at, "\"id\" is neither a string nor a whole number");
-    FILE *f = open_memstream(&it->id, &size);
-    if (!f) return bad(at, "out of memory");
+    if (text_open(&text)) return bad(at, "out of memory");
     if (id->type == J_NUMBER) {
-        fprintf(f, "%lld", (long long)id->integer);
+        fprintf(text.f, "%lld", (long long)id->integer);
     } else {
         char *copy = copy_text(id, "id", true, at);
-        if (copy) put_json(f, copy);
+        if (copy) put_json(text.f, copy);
         free(copy);
-        if (!copy) { fclose(f); return -1; }
+        if (!copy) { free(text_close(&text)); return -1; }
     }
-    bool broken = ferror(f) != 0;
-    return fclose(f) || broken ? bad(at, "out of memory") : 0;
+    return (it->id = text_close(&text)) ? 0 : bad(at, "out of memory");
 }
 
 static int read_item(Item *it, const Json *root, const Place *at) {

@@ -21,10 +21,10 @@ typedef struct {
 void page_init(Page *p);
 // Puts text (printf form); page_right ends it before column `end`. They return the column behind it. What
 // the terminal cannot show stands as "?"; where the page ends within a text, its last column says so.
-int page_put(Page *p, int x, int y, Ink ink, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-int page_right(Page *p, int end, int y, Ink ink, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+int page_put(Page *p, int x, int y, Ink ink, const char *fmt, ...) PRINTF_LIKE(5, 6);
+int page_right(Page *p, int end, int y, Ink ink, const char *fmt, ...) PRINTF_LIKE(5, 6);
 // A line of text of its own, printed at once, with what the page holds above it.
-void page_say(Page *p, Ink ink, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void page_say(Page *p, Ink ink, const char *fmt, ...) PRINTF_LIKE(3, 4);
 // A text of any length in `width` columns; the last one says when there is more.
 void page_word(Page *p, int x, int y, int width, Ink ink, const char *text);
 // A box of w x h signs (at least 1 x 1), empty inside. A dotted one is not stored.

@@ -35,7 +35,7 @@ typedef struct {
     int reads;
 } Path;
 
-static Step *next(Path *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static Step *next(Path *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 static Step *next(Path *p, const char *fmt, ...) {
     Step *s = &p->step[p->n < MAX_STEPS ? p->n++ : MAX_STEPS - 1];
     va_list args;

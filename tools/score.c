@@ -157,10 +157,9 @@ static void put_outcome(FILE *f, const Item *it, const Outcome *o) {
 int write_outcomes(FileOut *out, const Items *items, const Outcome *a, const Outcome *b, Err *e) {
     for (int64_t i = 0; i < items->n; i++) {
         const Item *it = &items->item[i];
-        char *line = NULL;
-        size_t size = 0;
-        FILE *f = open_memstream(&line, &size);
-        if (f) {
+        TextFile line;
+        if (!text_open(&line)) {
+            FILE *f = line.f;
             fprintf(f, "{\"index\": %lld, ", (long long)i);
             if (it->id) fprintf(f, "\"id\": %s, ", it->id);
             put_outcome(f, it, &a[i]);
@@ -171,9 +170,8 @@ int write_outcomes(FileOut *out, const Items *items, const Outcome *a, const Out
             }
             fputs("}\n", f);
         }
-        bool broken = f && ferror(f);
-        int status = !f || fclose(f) || broken ? fail(e, "out of memory") : out_write(out, line, size, e);
-        free(line);
+        int status = text_close(&line) ? out_write(out, line.s, line.n, e) : fail(e, "out of memory");
+        free(line.s);
         if (status) return -1;
     }
     return 0;
