@@ -694,7 +694,7 @@ Cost attention_cost(const Attention *a) {
         }
         count_use(&c, &g->embd, sides);
         count_use(&c, &g->core, sides);
-        if (wide > 0) count_use(&c, &g->head, wide);                               // else it cancels
+        count_use(&c, &g->head, wide);
         count_use(&c, &g->kind, 0);
         if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);      // once a slice
         if (g->pivot) c.bytes += 4.0 * (double)g->r_embd;

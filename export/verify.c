@@ -127,7 +127,7 @@ int compare_models(const Model *a, const Model *b, const CalibText *t, Compariso
     if (check(a, b, t, e)) return -1;
     const Model *model[2] = {a, b};
     int64_t sessions = b ? 2 : 1, n = t->window;
-    SessionConfig config = {.context = n, .batch = n, .kv_type = T_F32};
+    SessionConfig config = {.context = n, .batch = n, .kv_type = T_F32, .uniform = true};
     Session s[2] = {0};
     Tally tally = {0};
     Scored *room = NULL;

@@ -61,7 +61,7 @@ static int equals_its_definition(void) {
     CHECK(compare_models(&p.dense.m, &p.small.m, &p.t, &c, NULL, NULL, &err) == 0, "%s", err.msg);
     static double loss[2][TOKENS], rise[TOKENS], kl[TOKENS];
     int n = 0, same = 0;
-    SessionConfig config = {WINDOW, WINDOW, T_F32, CACHE_AUTO, false};
+    SessionConfig config = {WINDOW, WINDOW, T_F32, CACHE_AUTO, .uniform = true};
     for (int w = 0; w < WINDOWS; w++) {
         const int *ids = p.t.ids + w * WINDOW;
         float *a = rig_logits(&p.dense.m, config, ids, WINDOW, &err);
@@ -146,7 +146,7 @@ static int ties_and_an_even_model(void) {
     CHECK(near(c.loss[0], log((double)rig.vocab), 1e-14) && c.error[0] < 1e-7 && c.same_top == 1, "%g", c.loss[0]);
     CHECK(compare_models(&p.dense.m, &p.small.m, &p.t, &c, NULL, NULL, &err) == 0, "%s", err.msg);
     int zero = 0;
-    SessionConfig config = {WINDOW, WINDOW, T_F32, CACHE_AUTO, false};
+    SessionConfig config = {WINDOW, WINDOW, T_F32, CACHE_AUTO, .uniform = true};
     for (int w = 0; w < WINDOWS; w++) {
         float *a = rig_logits(&p.dense.m, config, p.t.ids + w * WINDOW, WINDOW, &err);
         for (int i = 0; i < WINDOW - 1; i++) zero += argmax(a + i * rig.vocab, rig.vocab) == 0;
