@@ -113,7 +113,7 @@ static Options read_options(int argc, char **argv) {
         #define IS(flag) (strcmp(a, flag) == 0)
         if (IS("-h") || IS("--help")) { fputs(usage, stdout); leave(); }
         if (IS("--version")) {
-            printf("tensorllm.c, %s, %s kernels, %d threads%s\n", __VERSION__, kernels_isa(),
+            printf("tensorllm.c, %s, %s kernels, %d threads%s\n", COMPILER, kernels_isa(),
                    threads_get(),
         #ifdef _OPENMP
                    "");

@@ -203,37 +203,33 @@ static void add_rows(int type, const uint8_t *const *w, int64_t rows, int64_t ah
     }
 }
 
-// Quantised rows for one token: `count` blocks of columns stay in registers over all rows.
-enum { CBLOCKS = LANES >= 16 ? 4 : LANES >= 8 ? 2 : 1 };
-INLINE void quant_columns_of(int type, int count, const uint8_t *src, size_t stride, int64_t rows,
-                             const float *x, float *y) {
-    vf acc[CBLOCKS][BLOCK_VECS];
-    EACH(b, count, CBLOCKS) {
-        EACH(v, BLOCK_VECS, BLOCK_VECS) acc[b][v] = load(y + 32 * b + v * LANES);
-    }
-    for (int64_t r = 0; r < rows; r++, src += stride) {
-        const vf xv = set1(x[r]);
-        EACH(b, count, CBLOCKS) {
+// Quantised rows for one token, `rows` (8 or 1) side by side: y is read and written once for all of them.
+INLINE void quant_columns_of(int type, int rows, const uint8_t *src, int64_t stride, const float *x, float *y,
+                             int64_t n) {
+    vf xv[8];
+    EACH(r, rows, 8) xv[r] = set1(x[r]);
+    for (int64_t at = 0; n > 0; n -= 32, y += 32, at += block_bytes(type)) {
+        vf acc[BLOCK_VECS];
+        EACH(v, BLOCK_VECS, BLOCK_VECS) acc[v] = load(y + v * LANES);
+        EACH(r, rows, 8) {
             vf block[BLOCK_VECS];
-            block_floats(type, src + b * block_bytes(type), block);
-            EACH(v, BLOCK_VECS, BLOCK_VECS) acc[b][v] = mul_add(xv, block[v], acc[b][v]);
+            const uint8_t *p = src + r * stride + at;
+            __builtin_prefetch(p + rows * stride, 0, 2);
+            block_floats(type, p, block);
+            EACH(v, BLOCK_VECS, BLOCK_VECS) acc[v] = mul_add(xv[r], block[v], acc[v]);
         }
-    }
-    EACH(b, count, CBLOCKS) {
-        EACH(v, BLOCK_VECS, BLOCK_VECS) store(y + 32 * b + v * LANES, acc[b][v]);
+        EACH(v, BLOCK_VECS, BLOCK_VECS) store(y + v * LANES, acc[v]);
     }
 }
-static void quant_columns(int type, int64_t n, const uint8_t *src, size_t stride, int64_t rows,
+static void quant_columns(int type, int64_t n, const uint8_t *src, int64_t stride, int64_t rows,
                           const float *x, float *y) {
-    for (; n > 0; n -= 32, y += 32, src += block_bytes(type)) {
-        const bool wide = n >= 32 * CBLOCKS;
+    for (int64_t r = 0, k; r < rows; r += k, src += k * stride, x += k) {
+        k = rows - r >= 8 ? 8 : 1;
         #define OF(type) \
-            if (wide) quant_columns_of(type, CBLOCKS, src, stride, rows, x, y); \
-            else quant_columns_of(type, 1, src, stride, rows, x, y)
+            if (k == 8) quant_columns_of(type, 8, src, stride, x, y, n); \
+            else quant_columns_of(type, 1, src, stride, x, y, n)
         if (type == T_Q8_0) { OF(T_Q8_0); } else if (type == T_Q4_0) { OF(T_Q4_0); } else { OF(T_Q4_1); }
         #undef OF
-        const int64_t more = wide ? CBLOCKS - 1 : 0;
-        n -= 32 * more, y += 32 * more, src += more * block_bytes(type);
     }
 }
 
@@ -246,7 +242,7 @@ static void columns(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_
     float panel[CDEPTH * CWIDTH] __attribute__((aligned(64)));
 
     if (n == 1 && (w->type == T_Q8_0 || w->type == T_Q4_0 || w->type == T_Q4_1)) {
-        quant_columns(w->type, c1 - c0, data + c0 / 32 * type->bytes, stride, w->rows, x, y + c0);
+        quant_columns(w->type, c1 - c0, data + c0 / 32 * type->bytes, (int64_t)stride, w->rows, x, y + c0);
         return;
     }
     if (n == 1) {

@@ -275,7 +275,7 @@ static void print_json(Bench *b) {
     bool factored;
     const double share = attention_share(b->l->model, &factored);
     printf("{\"version\": \"tensorllm.c, %s\", \"isa\": \"%s\", \"arch\": \"%s\", \"type\": \"%s\", "
-           "\"attention\": \"%s\", \"kv\": \"%s\", \"model\": \"", __VERSION__, kernels_isa(),
+           "\"attention\": \"%s\", \"kv\": \"%s\", \"model\": \"", COMPILER, kernels_isa(),
            b->l->model->config.arch, type_info(main_type(b))->name, factored ? "factored" : "dense",
            type_info(b->session.kv_type)->name);
     print_text(b->l->path);

@@ -7,6 +7,13 @@
 #include "../tokenizer.h"
 #include "../core/sampler.h"
 
+// The compiler, for --version: clang's text names it, gcc's is a number.
+#ifdef __clang__
+#define COMPILER __VERSION__
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
 typedef struct {
     const char *path;          // of the model file
     const Gguf *file;
