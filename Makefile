@@ -91,7 +91,7 @@ $(BUILD)/export/export: $(call obj,export/export.c $(EXPORT) $(ENGINE))
 # Other machines: doc/PORTS.md has what each is and what came out. QUICK=1: a part, in a few minutes.
 CROSS   ?= aarch64 arm riscv64 big-endian windows musl wasi
 cross:
-	@tests/cross.sh $(CROSS)
+	@+tests/cross.sh $(CROSS)
 units: $(patsubst %,$(BUILD)/tests/test_%,$(UNITS)) $(BUILD)/run $(BUILD)/export/export
 bench: $(patsubst %,$(BUILD)/tests/bench_%,kernels scale latent factored decompose)
 	@for b in $^; do $$b || exit 1; done
