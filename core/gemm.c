@@ -35,7 +35,7 @@ static int64_t upwards(int64_t a, int64_t unit) { return (a + unit - 1) / unit *
 // `count` lines of op(A) or of op(B)^T from `line` on into slivers of `wide`; stored: lines are rows.
 static void pack(const Gemm *g, void *dst, const void *src, bool stored, int64_t ld, int64_t line,
                  int64_t count, int64_t wide) {
-    const Kernels *k = kernels_in_use();
+    const Kernels *k = kernels();
     const int64_t at = stored ? line * ld + g->p0 : g->p0 * ld + line, step = stored ? ld : 1;
     const int64_t other = stored ? 1 : ld;
     if (g->precision == DOUBLE)
@@ -62,7 +62,7 @@ static void pack_b(void *ctx, int64_t begin, int64_t end, int thread) {
 // and short ones in turn, for threads get ranges of equal length.
 static void multiply(void *ctx, int64_t begin, int64_t end, int thread) {
     const Gemm *g = ctx;
-    const Kernels *k = kernels_in_use();
+    const Kernels *k = kernels();
     void *a = (double *)g->pack_a + (int64_t)thread * TALL * GEMM_DEPTH;
     for (int64_t piece = begin; piece < end; piece++) {
         int64_t block = piece % g->blocks;
@@ -102,8 +102,7 @@ NAIVE(naive32, float)
 static void run(Gemm *g, int64_t k) {
     if (g->m <= 0 || g->n <= 0) return;
     const int64_t threads = threads_get();
-    const Kernels *kernels = kernels_in_use();
-    const int64_t nr = g->nr = g->precision == DOUBLE ? kernels->gemm_nr : kernels->gemm_nr32;
+    const int64_t nr = g->nr = g->precision == DOUBLE ? kernels()->gemm_nr : kernels()->gemm_nr32;
     const int64_t wide = least(upwards(g->n, nr), WIDE), deep = least(k, GEMM_DEPTH);
     const size_t room = (size_t)(upwards(wide * deep, 8) + threads * TALL * GEMM_DEPTH) * sizeof(double);
     g->pack_b = k > 0 ? aligned_alloc(64, (room + 63) / 64 * 64) : NULL;  // not zeroed: calls may be small

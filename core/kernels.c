@@ -64,12 +64,11 @@ void kernels_init(void) {
     current = variants[last].k;
 }
 
-static const Kernels *kernels(void) {
+const Kernels *kernels(void) {
     if (!current) kernels_init();
     return current;
 }
 
-const Kernels *kernels_in_use(void) { return kernels(); }
 const char *kernels_isa(void) { return kernels()->name; }
 
 int kernels_select(const char *isa) {

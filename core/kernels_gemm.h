@@ -29,22 +29,31 @@ GEMM_PACK(gemm_pack, double, double)
 GEMM_PACK(gemm_pack_mixed, float, double)
 GEMM_PACK(gemm_pack32, float, float)
 
+// acc (MR, DVECS) += A B for one sliver of each, k in order.
+#define GEMM_SUMS(name, Real, Vec, load, set1, mul_add) \
+    INLINE void name(const Real *a, const Real *b, int64_t depth, Vec (*acc)[DVECS]) { \
+        enum { WIDTH = sizeof(Vec) / sizeof(Real) }; \
+        for (int64_t p = 0; p < depth; p++, a += MR, b += DVECS * WIDTH) { \
+            Vec bv[DVECS]; \
+            UNROLL \
+            for (int v = 0; v < DVECS; v++) bv[v] = load(b + v * WIDTH); \
+            UNROLL \
+            for (int r = 0; r < MR; r++) { \
+                Vec av = set1(a[r]); \
+                UNROLL \
+                for (int v = 0; v < DVECS; v++) acc[r][v] = mul_add(av, bv[v], acc[r][v]); \
+            } \
+        } \
+    }
+GEMM_SUMS(gemm_sums, double, vd, load_d, set1_d, mul_add_d)
+GEMM_SUMS(gemm_sums32, float, vf, load, set1, mul_add)
+
 // c (rows <= MR, cols <= NR) = (add ? c : 0) + A B for one sliver of each, k in order. Of row r only
 // columns up to last + r are written.
 static void gemm_tile(const double *a, const double *b, int64_t depth, bool add, double *c, int64_t ldc,
                       int64_t rows, int64_t cols, int64_t last) {
     vd acc[MR][DVECS] = {0};
-    for (int64_t p = 0; p < depth; p++, a += MR, b += NR) {
-        vd bv[DVECS];
-        UNROLL
-        for (int v = 0; v < DVECS; v++) bv[v] = load_d(b + v * DLANES);
-        UNROLL
-        for (int r = 0; r < MR; r++) {
-            vd av = set1_d(a[r]);
-            UNROLL
-            for (int v = 0; v < DVECS; v++) acc[r][v] = mul_add_d(av, bv[v], acc[r][v]);
-        }
-    }
+    gemm_sums(a, b, depth, acc);
     if (rows == MR && cols == NR && last >= NR - 1) {
         UNROLL
         for (int r = 0; r < MR; r++) {
@@ -74,30 +83,16 @@ static void gemm_block(const double *a, const double *b, int64_t m, int64_t n, i
 }
 
 // The same from operands in single precision: sums of `depth` products, then those of C's type.
-INLINE void gemm_sums32(const float *a, const float *b, int64_t depth, float out[MR][NR32]) {
-    vf acc[MR][DVECS] = {0};
-    for (int64_t p = 0; p < depth; p++, a += MR, b += NR32) {
-        vf bv[DVECS];
-        UNROLL
-        for (int v = 0; v < DVECS; v++) bv[v] = load(b + v * LANES);
-        UNROLL
-        for (int r = 0; r < MR; r++) {
-            vf av = set1(a[r]);
-            UNROLL
-            for (int v = 0; v < DVECS; v++) acc[r][v] = mul_add(av, bv[v], acc[r][v]);
-        }
-    }
-    memcpy(out, acc, sizeof acc);
-}
-
 #define GEMM_BLOCK32(name, Real) \
     static void name(const float *a, const float *b, int64_t m, int64_t n, int64_t depth, bool add, Real *c, \
                      int64_t ldc, int64_t last) { \
         for (int64_t j = 0; j < n; j += NR32) \
             for (int64_t i = 0; i < m; i += MR) { \
                 if (last + least(m, i + MR) <= j) continue; \
+                vf acc[MR][DVECS] = {0}; \
                 float sums[MR][NR32]; \
-                gemm_sums32(a + i * depth, b + j * depth, depth, sums); \
+                gemm_sums32(a + i * depth, b + j * depth, depth, acc); \
+                memcpy(sums, acc, sizeof sums); \
                 for (int64_t r = 0; r < least(m - i, MR); r++) { \
                     const int64_t cols = least(least(n - j, NR32), last + i + r - j + 1); \
                     Real *line = c + (i + r) * ldc + j; \

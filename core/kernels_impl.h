@@ -76,7 +76,7 @@ typedef struct {
     float (*soften)(float *s, RowSpan seen, int64_t n, float scale, float *max, float *sum);
 } Kernels;
 
-const Kernels *kernels_in_use(void);
+const Kernels *kernels(void);
 extern const Kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neondot;
 
 #endif

@@ -149,10 +149,10 @@ static void quant_row(const Mat *w, int64_t r0, int64_t r1, const RowAct *x, flo
 enum { STEPS = WORDS ? 16 : 8 };
 typedef struct { vi q[STEPS]; vf d, m; } QBlock;
 
-// Four bytes in each lane to words or, with `half` 0, as they are.
-INLINE void place_bytes(vi bytes, vi *q, int half) {
-    if (!half) { *q = bytes; return; }
-    q[0] = (vi)((vs)((vs)bytes << 8) >> 8), q[1] = (vi)((vs)bytes >> 8);
+// Four bytes in each lane: as words, or as they are.
+INLINE void place_bytes(vi bytes, vi *q) {
+    if (WORDS) q[0] = (vi)((vs)((vs)bytes << 8) >> 8), q[1] = (vi)((vs)bytes >> 8);
+    else *q = bytes;
 }
 
 INLINE void load_block(int type, QBlock *b, const uint8_t *const *row, int64_t at) {
@@ -167,7 +167,7 @@ INLINE void load_block(int type, QBlock *b, const uint8_t *const *row, int64_t a
         for (int h = 0; h < 2; h++) {
             row_groups(packed, row, at + 2 + 16 * h);
             UNROLL
-            for (int j = 0; j < 4; j++) place_bytes(packed[j], b->q + (4 * h + j) * PER, WORDS);
+            for (int j = 0; j < 4; j++) place_bytes(packed[j], b->q + (4 * h + j) * PER);
         }
     } else {
         row_groups(packed, row, at + (type == T_Q4_1 ? 4 : 2));
@@ -188,9 +188,10 @@ INLINE void load_block(int type, QBlock *b, const uint8_t *const *row, int64_t a
 // Where the activations of one token stand.
 typedef struct { const int8_t *q; const float *d, *s; } Token;
 
-// acc[t][p] += block b of LANES rows, those of panel p, times block b of each token.
+// acc[t][p] += block b of LANES rows, those of panel p, times block b of each token; with_m: and m times
+// the token's sum (Q4_1).
 typedef QBlock Panels[QPANELS][QBLOCKS];
-INLINE void quant_step(int type, int tokens, Panels w, int64_t i, const Token *x, int64_t b,
+INLINE void quant_step(bool with_m, int tokens, Panels w, int64_t i, const Token *x, int64_t b,
                        vf (*acc)[QPANELS]) {
     vi s[QTILE][QPANELS] = {0}, low[QTILE][QPANELS] = {0};
     UNROLL
@@ -211,13 +212,13 @@ INLINE void quant_step(int type, int tokens, Panels w, int64_t i, const Token *x
         for (int p = 0; p < QPANELS; p++) {
             if (!WORDS) s[t][p] = s[t][p] * 256 + low[t][p];
             acc[t][p] = mul_add(to_float(s[t][p]) * w[p][i].d, set1(x[t].d[b]), acc[t][p]);
-            if (type == T_Q4_1) acc[t][p] = mul_add(w[p][i].m, set1(x[t].s[b]), acc[t][p]);
+            if (with_m) acc[t][p] = mul_add(w[p][i].m, set1(x[t].s[b]), acc[t][p]);
         }
     }
 }
 
 // y (tokens, rows <= QPANELS LANES) from the blocks of the panels that stand for blocks b0 .. b0 + n.
-INLINE void quant_tile(int type, int tokens, Panels panel, const Token *x, int64_t b0, int64_t n,
+INLINE void quant_tile(bool with_m, int tokens, Panels panel, const Token *x, int64_t b0, int64_t n,
                        int64_t rows, int64_t used, float *y, int64_t ldy) {
     vf acc[QTILE][QPANELS];
     EACH(t, tokens, QTILE) {
@@ -228,7 +229,7 @@ INLINE void quant_tile(int type, int tokens, Panels panel, const Token *x, int64
             acc[t][p] = b0 == 0 || left <= 0 ? set1(0) : left >= LANES ? load(at) : load_first(at, left);
         }
     }
-    for (int64_t b = 0; b < n; b++) quant_step(type, tokens, panel, b, x, b0 + b, acc);
+    for (int64_t b = 0; b < n; b++) quant_step(with_m, tokens, panel, b, x, b0 + b, acc);
     EACH(t, tokens, QTILE) {
         UNROLL
         for (int p = 0; p < QPANELS; p++) {
@@ -246,17 +247,15 @@ INLINE Token act_token(const Act *x, int64_t t, int64_t blocks) {
 
 typedef void QuantTile(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows,
                        int64_t used, float *y, int64_t ldy);
-#define QUANT_TILE(name, type, tokens) \
+#define QUANT_TILE(name, with_m, tokens) \
     static void name(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows, \
                      int64_t used, float *y, int64_t ldy) { \
-        quant_tile(type, tokens, panel, x, b0, n, rows, used, y, ldy); \
+        quant_tile(with_m, tokens, panel, x, b0, n, rows, used, y, ldy); \
     }
-QUANT_TILE(quant_q8_0_2, T_Q8_0, 2)
-QUANT_TILE(quant_q8_0_all, T_Q8_0, QTILE)
-QUANT_TILE(quant_q4_0_2, T_Q4_0, 2)
-QUANT_TILE(quant_q4_0_all, T_Q4_0, QTILE)
-QUANT_TILE(quant_q4_1_2, T_Q4_1, 2)
-QUANT_TILE(quant_q4_1_all, T_Q4_1, QTILE)
+QUANT_TILE(quant_few, false, 2)
+QUANT_TILE(quant_all, false, QTILE)
+QUANT_TILE(quant_few_m, true, 2)
+QUANT_TILE(quant_all_m, true, QTILE)
 
 // While tokens are computed with some rows, the bytes behind these are fetched, a piece a tile.
 INLINE void quant_rows_of(int type, QuantTile *few, QuantTile *all, const Mat *w, int64_t r0,
@@ -292,9 +291,9 @@ INLINE void quant_rows_of(int type, QuantTile *few, QuantTile *all, const Mat *w
 static void quant_rows(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
                        int64_t ldy) {
     if (w->type == T_Q8_0)
-        quant_rows_of(T_Q8_0, quant_q8_0_2, quant_q8_0_all, w, r0, r1, x, n, y, ldy);
+        quant_rows_of(T_Q8_0, quant_few, quant_all, w, r0, r1, x, n, y, ldy);
     else if (w->type == T_Q4_0)
-        quant_rows_of(T_Q4_0, quant_q4_0_2, quant_q4_0_all, w, r0, r1, x, n, y, ldy);
+        quant_rows_of(T_Q4_0, quant_few, quant_all, w, r0, r1, x, n, y, ldy);
     else
-        quant_rows_of(T_Q4_1, quant_q4_1_2, quant_q4_1_all, w, r0, r1, x, n, y, ldy);
+        quant_rows_of(T_Q4_1, quant_few_m, quant_all_m, w, r0, r1, x, n, y, ldy);
 }
