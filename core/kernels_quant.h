@@ -2,7 +2,8 @@
 // kernels_template.h, which includes it.
 
 // A block of 32 activations as 16-bit integers 256 q + l and their scale, NaN where one of them is no
-// number. q, l, and what they stand for together.
+// number; a block so small that its scale would not be a normal float is 0. q, l, and what they stand for
+// together.
 INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
     const vf magic = set1(12582912.0f);    // 1.5 * 2^23: adding it rounds to an integer
     vf most = set1(0), bad = set1(0);
@@ -12,7 +13,7 @@ INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
         bad += v * 0;                      // NaN once there is a NaN or an infinity
     }
     const float max = largest(most), nan = sum(bad);
-    const vf inverse = set1(max > 0 && nan == 0 ? 127 / max : 0);
+    const vf inverse = set1(max >= 127 * 256 * FLT_MIN && nan == 0 ? 127 / max : 0);
     for (int i = 0; i < 32; i += LANES) {
         vf scaled = (nan == 0 ? load(src + i) : set1(0)) * inverse;
         vi high = (vi)(scaled + magic) - (vi)magic;

@@ -11,6 +11,8 @@
 //   quant_row   a lane sums eight columns of every LANES / 4 blocks, in order; then sum4's tree.
 //   columns     rows in order.   gemm: k in order, in steps of GEMM_DEPTH.
 
+#include <float.h>
+
 #include "kernels_simd.h"
 
 enum {

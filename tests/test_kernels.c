@@ -321,6 +321,40 @@ static int matmul_nan(void) {
     return PASS;
 }
 
+// Activations of any size a float can have: rounded as well as others, or where a block is next to
+// nothing, to 0. Tokens together, and the last of them alone.
+static int matmul_tiny(void) {
+    enum { COLS = 64, ROWS = 5, N = 12 };
+    static const int types[] = {T_Q8_0, T_Q4_0, T_Q4_1};
+    Scratch s;
+    Err e;
+    CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
+    for (int type = 0; type < 3; type++)
+        for (float size = 1e-44f; size < 1e36f; size *= 31) {
+            Mat w = random_mat(types[type], ROWS, COLS, 0);
+            float *x = floats(N * COLS), *y = floats(N * ROWS), *alone = floats(ROWS);
+            float *want = floats(N * ROWS);
+            fill(x, N * COLS);
+            for (int i = 0; i < N * COLS; i++) x[i] *= i / COLS % 2 ? 1 : size;
+            matmul_naive(x, N, &(Linear){&w, want}, 1);
+            FOR_EACH_ISA(v) {
+                matmul(&s, x, N, &(Linear){&w, y}, 1);
+                matmul(&s, x + (N - 2) * COLS, 1, &(Linear){&w, alone}, 1);
+                for (int i = 0; i < (N + 1) * ROWS; i++) {
+                    const int at = i < N * ROWS ? i : i - 2 * ROWS;
+                    const float got = i < N * ROWS ? y[i] : alone[i - N * ROWS];
+                    const float bound = 1e-3f * COLS * (at / ROWS % 2 ? 1 : size) + COLS * 1e-33f;
+                    CHECK(fabsf(got - want[at]) <= bound, "%s %s, activations of %g: %g instead of %g", kernels_isa(),
+                          type_info(types[type])->name, size, got, want[at]);
+                }
+            }
+            free_all();
+        }
+    scratch_free(&s);
+    kernels_init();
+    return PASS;
+}
+
 static int scratch_limits(void) {
     Scratch s;
     Err e;
@@ -825,7 +859,7 @@ static const Test tests[] = {
     {"matmul_integers", matmul_integers}, {"matmul_others", matmul_others},
     {"matmul_exact_integers", matmul_exact_integers}, {"matmul_bits", matmul_bits},
     {"few tokens of floats, and each alone", few_bits},
-    {"matmul_nan", matmul_nan}, {"scratch_limits", scratch_limits},
+    {"matmul_nan", matmul_nan}, {"matmul_tiny", matmul_tiny}, {"scratch_limits", scratch_limits},
     {"matmul_t_values", matmul_t_values}, {"matmul_t_bits", matmul_t_bits},
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
     {"swiglu_values", swiglu_values}, {"activations", activations}, {"layernorms", layernorms},
