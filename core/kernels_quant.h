@@ -28,18 +28,10 @@ INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
     return nan == 0 ? max / 127 / 256 : NAN;
 }
 
-// A block's 32 numbers for quant_step: pairs of words, the first and third of four before the second and
-// fourth as 16-bit shifts part four bytes; or 32 q, then 32 l.
+// A block's 32 numbers for quant_step: words, or 32 q, then 32 l.
 INLINE void place_block(const int8_t *q, const int8_t *l, const vi *both, void *to) {
     if (WORDS) {
-        int32_t each[32];
-        uint32_t pair[16];
-        memcpy(each, both, sizeof each);
-        for (int j = 0; j < 16; j++) {
-            const int32_t *x = each + j / 2 * 4 + j % 2;
-            pair[j] = ((uint32_t)x[0] & 0xffff) | (uint32_t)x[2] << 16;
-        }
-        memcpy(to, pair, sizeof pair);
+        place_words(both, to);
     } else {
         memcpy(to, q, 32);
         memcpy((int8_t *)to + 32, l, 32);

@@ -79,6 +79,7 @@ INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v
 //   widen, widen_u16       signed bytes, or unsigned 16-bit numbers, to integers
 //   row_groups             16 bytes at `off` of each of LANES rows: vector j gets the j-th four
 //                          bytes, one row a lane
+//   place_words(a, to)     32 integers of 16 bits: of every four the first and third, then the others
 //   halves                 the half float in the low 16 bits of each lane
 //   row_group              the weights of GROUP = LANES / 4 blocks of one quantised row (of the `left` that
 //                          there are: the last again in place of those beyond) as they stand: w[0] the first
@@ -112,6 +113,12 @@ INLINE vf load_f16(const void *p) {
 }
 INLINE void store_f16(void *p, vf a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE void place_words(const vi *a, void *to) {
+    const __m512i low = _mm512_setr_epi32(
+        0x040000, 0x060002, 0x0c0008, 0x0e000a, 0x140010, 0x160012, 0x1c0018, 0x1e001a,
+        0x240020, 0x260022, 0x2c0028, 0x2e002a, 0x340030, 0x360032, 0x3c0038, 0x3e003a);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16((__m512i)a[0], low, (__m512i)a[1]));
 }
 INLINE vi widen(vb b) { return (vi)_mm512_cvtepi8_epi32((__m128i)b); }
 INLINE vi widen_u16(vh h) { return (vi)_mm512_cvtepu16_epi32((__m256i)h); }
@@ -201,6 +208,15 @@ INLINE vf greater(vf a, vf b) { return _mm256_max_ps(a, b); }
 INLINE vf load_f16(const void *p) { return _mm256_cvtph_ps(bytes16(p)); }
 INLINE void store_f16(void *p, vf a) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+INLINE void place_words(const vi *a, void *to) {
+    const __m256i low = _mm256_setr_epi8(0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1,
+                                         0, 1, 8, 9, 4, 5, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
+    for (int i = 0; i < 2; i++) {
+        __m256i pairs = _mm256_unpacklo_epi64(_mm256_shuffle_epi8((__m256i)a[2 * i], low),
+                                              _mm256_shuffle_epi8((__m256i)a[2 * i + 1], low));
+        _mm256_storeu_si256((__m256i *)to + i, _mm256_permute4x64_epi64(pairs, 0xd8));
+    }
 }
 INLINE vi widen(vb b) {
     long long bits;
@@ -364,6 +380,13 @@ INLINE vf halves(vi a) {
 #endif
 
 INLINE vi dot_u(vi acc, vi w, vi x) { return dot_s(acc, w, x); }   // w is below 128
+INLINE void place_words(const vi *a, void *to) {
+    const uint64_t low = UINT64_C(0x0000ffff0000ffff);
+    uint64_t two[16], four[8];               // numbers, two and four in one
+    memcpy(two, a, sizeof two);
+    for (int i = 0; i < 8; i++) four[i] = (two[2 * i] & low) | (two[2 * i + 1] << 16 & ~low);
+    memcpy(to, four, sizeof four);
+}
 INLINE vf sums(const vf *a) {
     float out[4];
     sum4(a[0], a[1], a[2], a[3], out);
