@@ -14,6 +14,7 @@
 #include <float.h>
 
 #include "kernels_simd.h"
+#include "quant_blocks.h"
 
 enum {
     CHUNK = 1024,         // columns of dot_rows
@@ -23,67 +24,7 @@ enum {
     QBLOCKS = 16 / QPANELS,   // blocks of panels of quantised rows, 18 kB with 16 lanes
 };
 
-// ---- stored weights to floats -------------------------------------------------------------------
-
-INLINE vf load_as(int type, const uint8_t *p, int64_t i) {
-    if (type == T_F16) return load_f16(p + 2 * i);
-    if (type == T_BF16) return load_bf16(p + 2 * i);
-    return load(p + 4 * i);
-}
-
-INLINE vf load_first_as(int type, const uint8_t *p, int64_t i, int64_t n) {
-    if (type == T_F16) return load_first_f16(p + 2 * i, n);
-    if (type == T_BF16) return load_first_bf16(p + 2 * i, n);
-    return load_first(p + 4 * i, n);
-}
-
-INLINE void unpack_floats(int type, const uint8_t *src, float *dst, int64_t n) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(dst + i, load_as(type, src, i));
-    if (i < n) store_first(dst + i, load_first_as(type, src, i, n - i), n - i);
-}
-
-// One block of Q8_0, Q4_0 or Q4_1 as 32 floats. Of the 4-bit types element i is the low nibble of
-// byte i, element 16 + i the high nibble.
-enum { BLOCK_VECS = 32 / LANES };
-INLINE int64_t block_bytes(int type) { return type == T_Q8_0 ? 34 : type == T_Q4_1 ? 20 : 18; }
-INLINE void block_floats(int type, const uint8_t *src, vf out[BLOCK_VECS]) {
-    const vf d = set1(half(src)), m = type == T_Q4_1 ? set1(half(src + 2)) : set1(0);
-    if (type == T_Q8_0) {
-        EACH(v, BLOCK_VECS, BLOCK_VECS)
-            out[v] = d * to_float(widen(*(const vb_mem *)(src + 2 + v * LANES)));
-        return;
-    }
-    EACH(v, BLOCK_VECS / 2, BLOCK_VECS) {
-        vi q = widen(*(const vb_mem *)(src + (type == T_Q4_1 ? 4 : 2) + v * LANES));
-        vi lo = q & 15, hi = (q >> 4) & 15;
-        out[v] = type == T_Q4_1 ? mul_add(to_float(lo), d, m) : d * to_float(lo - 8);
-        out[v + BLOCK_VECS / 2] = type == T_Q4_1 ? mul_add(to_float(hi), d, m) : d * to_float(hi - 8);
-    }
-}
-
-INLINE void unpack_blocks(int type, const uint8_t *src, float *dst, int64_t n) {
-    for (; n > 0; n -= 32, src += block_bytes(type), dst += 32) {
-        vf block[BLOCK_VECS];
-        block_floats(type, src, block);
-        EACH(v, BLOCK_VECS, BLOCK_VECS) store(dst + v * LANES, block[v]);
-    }
-}
-
-// dst (n) = columns c .. c + n of a stored row; c and n are multiples of the type's block.
-static void unpack(int type, const uint8_t *row, int64_t c, float *dst, int64_t n) {
-    const TypeInfo *t = type_info(type);
-    const uint8_t *src = row + c / t->block * t->bytes;
-    switch (type) {
-    case T_F32: unpack_floats(T_F32, src, dst, n); break;
-    case T_F16: unpack_floats(T_F16, src, dst, n); break;
-    case T_BF16: unpack_floats(T_BF16, src, dst, n); break;
-    case T_Q8_0: unpack_blocks(T_Q8_0, src, dst, n); break;
-    case T_Q4_0: unpack_blocks(T_Q4_0, src, dst, n); break;
-    case T_Q4_1: unpack_blocks(T_Q4_1, src, dst, n); break;
-    default: dequantize_row(type, src, dst, n);
-    }
-}
+#include "kernels_unpack.h"
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 

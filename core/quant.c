@@ -3,43 +3,12 @@
 // structs of bytes, so no alignment is asked, and no value in them can lead outside a table.
 // Not here: products with quantised rows (kernels), and which tensor has which type (gguf).
 //
-// To add a type: its block, how a block is read, a row of the table at the end.
-//
-// A block type stores n weights as small integers and a scale: w = d * q, or w = d * q + m. d and m
-// are half floats. "lo" and "hi" below are the low and the high four bits of a byte.
+// To add a type: its block (quant_blocks.h), how a block is read, a row of the table at the end.
 #include "quant.h"
+#include "quant_blocks.h"
 
 #include <math.h>
 #include <string.h>
-
-// Blocks of 32 weights.
-typedef struct { uint8_t d[2]; int8_t q[32]; } Q8_0;      // w[i] = d * q[i]
-// lo q[i] belongs to weight i, hi q[i] to weight i + 16: Q4_0 is d * (0 … 15 - 8), Q4_1 is
-// d * (0 … 15) + m.
-typedef struct { uint8_t d[2], q[16]; } Q4_0;
-typedef struct { uint8_t d[2], m[2], q[16]; } Q4_1;
-// The fifth bit of weight i is bit i of h: Q5_0 is d * (0 … 31 - 16), Q5_1 is d * (0 … 31) + m.
-typedef struct { uint8_t d[2], h[4], q[16]; } Q5_0;
-typedef struct { uint8_t d[2], m[2], h[4], q[16]; } Q5_1;
-
-// Blocks of 256 weights, in 16 parts of 16 or 8 parts of 32 that have small integer scales of their
-// own (and minima), which d (and dmin) scale in turn.
-typedef struct { uint8_t scale[16], q[64], d[2], dmin[2]; } Q2_K;
-typedef struct { uint8_t high[32], q[64], scale[12], d[2]; } Q3_K;
-typedef struct { uint8_t d[2], dmin[2], scale[12], q[128]; } Q4_K;
-typedef struct { uint8_t d[2], dmin[2], scale[12], high[32], q[128]; } Q5_K;
-typedef struct { uint8_t q[128], high[64]; int8_t scale[16]; uint8_t d[2]; } Q6_K;
-
-_Static_assert(sizeof(Q8_0) == 34, "ggml's q8_0 block");
-_Static_assert(sizeof(Q4_0) == 18, "ggml's q4_0 block");
-_Static_assert(sizeof(Q4_1) == 20, "ggml's q4_1 block");
-_Static_assert(sizeof(Q5_0) == 22, "ggml's q5_0 block");
-_Static_assert(sizeof(Q5_1) == 24, "ggml's q5_1 block");
-_Static_assert(sizeof(Q2_K) == 84, "ggml's q2_K block");
-_Static_assert(sizeof(Q3_K) == 110, "ggml's q3_K block");
-_Static_assert(sizeof(Q4_K) == 144, "ggml's q4_K block");
-_Static_assert(sizeof(Q5_K) == 176, "ggml's q5_K block");
-_Static_assert(sizeof(Q6_K) == 210, "ggml's q6_K block");
 
 // ---- floats of 16 bits --------------------------------------------------------------------------
 
@@ -153,68 +122,51 @@ static inline int two_bits(const uint8_t *q, int i) {
     return q[i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
 }
 
-// scale[j]: lo the scale, hi the minimum of part j, 16 weights.
-static void read_q2_k(const void *block, float *w) {
-    const Q2_K *b = block;
-    float d = load_f16(b->d), dmin = load_f16(b->dmin);
-    for (int i = 0; i < 256; i++) {
-        int s = b->scale[i / 16];
-        w[i] = d * (s & 15) * two_bits(b->q, i) - dmin * (s >> 4);
-    }
-}
-
-// The third bit of weight i is bit i / 32 of high[i % 32]; where it is NOT set, 4 is taken off.
-// Sixteen scales of 6 bits, stored plus 32, in 12 bytes. Their low four bits:
-//   byte j (0 … 7)   lo of part j, hi of part j + 8
-// and their high two bits:
-//   byte 8 + j (0 … 3), from its low bits up: parts j, j + 4, j + 8, j + 12
-static void read_q3_k(const void *block, float *w) {
-    const Q3_K *b = block;
-    float d = load_f16(b->d), scale[16];
-    for (int j = 0; j < 16; j++) {
-        int low = b->scale[j % 8] >> j / 8 * 4 & 15, high = b->scale[8 + j % 4] >> j / 4 * 2 & 3;
-        scale[j] = d * ((low | high << 4) - 32);
-    }
-    for (int i = 0; i < 256; i++) {
-        int q = two_bits(b->q, i) - (b->high[i % 32] >> i / 32 & 1 ? 0 : 4);
-        w[i] = scale[i / 16] * q;
-    }
-}
-
-// Eight scales and eight minima of 6 bits in 12 bytes (of Q4_K and Q5_K), part j having 32 weights:
-//   byte 0 … 3    2 bits of scale j + 4 | 6 bits of scale j
-//   byte 4 … 7    2 bits of min j + 4   | 6 bits of min j
-//   byte 8 … 11   4 bits of min j + 4   | 4 bits of scale j + 4      (their low bits)
-static void unpack_scales(const uint8_t *p, float d, float dmin, float *scale, float *min) {
-    for (int j = 0; j < 4; j++) {
-        scale[j] = d * (p[j] & 63);
-        min[j] = dmin * (p[4 + j] & 63);
-        scale[4 + j] = d * ((p[8 + j] & 15) | p[j] >> 6 << 4);
-        min[4 + j] = dmin * (p[8 + j] >> 4 | p[4 + j] >> 6 << 4);
-    }
-}
-
 // Four bits a weight: each quarter of the block (64 weights) has 32 bytes of q; byte l holds weight
 // l of the quarter in lo, l + 32 in hi.
 static inline int four_bits(const uint8_t *q, int i) {
     return q[i / 64 * 32 + i % 32] >> i % 64 / 32 * 4 & 15;
 }
 
+// Scales and minima of a block of 256.
+static void scales_of(int type, const void *block, float scale[16], float min[16]) {
+    const uint8_t *d = block_d(type, block);
+    block_scales(type, block, load_f16(d), has_minima(type) ? load_f16(d + 2) : 0, scale, min);
+}
+
+static void read_q2_k(const void *block, float *w) {
+    const Q2_K *b = block;
+    float scale[16], min[16];
+    scales_of(T_Q2_K, b, scale, min);
+    for (int i = 0; i < 256; i++) w[i] = scale[i / 16] * two_bits(b->q, i) - min[i / 16];
+}
+
+// The third bit of weight i is bit i / 32 of high[i % 32]; where it is NOT set, 4 is taken off.
+static void read_q3_k(const void *block, float *w) {
+    const Q3_K *b = block;
+    float scale[16], min[16];
+    scales_of(T_Q3_K, b, scale, min);
+    for (int i = 0; i < 256; i++) {
+        int q = two_bits(b->q, i) - (b->high[i % 32] >> i / 32 & 1 ? 0 : 4);
+        w[i] = scale[i / 16] * q;
+    }
+}
+
 static void read_q4_k(const void *block, float *w) {
     const Q4_K *b = block;
-    float scale[8], min[8];
-    unpack_scales(b->scale, load_f16(b->d), load_f16(b->dmin), scale, min);
-    for (int i = 0; i < 256; i++) w[i] = scale[i / 32] * four_bits(b->q, i) - min[i / 32];
+    float scale[16], min[16];
+    scales_of(T_Q4_K, b, scale, min);
+    for (int i = 0; i < 256; i++) w[i] = scale[i / 16] * four_bits(b->q, i) - min[i / 16];
 }
 
 // As Q4_K, with the fifth bit of weight i in bit i / 32 of high[i % 32].
 static void read_q5_k(const void *block, float *w) {
     const Q5_K *b = block;
-    float scale[8], min[8];
-    unpack_scales(b->scale, load_f16(b->d), load_f16(b->dmin), scale, min);
+    float scale[16], min[16];
+    scales_of(T_Q5_K, b, scale, min);
     for (int i = 0; i < 256; i++) {
         int q = four_bits(b->q, i) | (b->high[i % 32] >> i / 32 & 1) << 4;
-        w[i] = scale[i / 32] * q - min[i / 32];
+        w[i] = scale[i / 16] * q - min[i / 16];
     }
 }
 
@@ -222,10 +174,11 @@ static void read_q5_k(const void *block, float *w) {
 // hi. The two high bits stand in `high` as two_bits draws it. Stored plus 32.
 static void read_q6_k(const void *block, float *w) {
     const Q6_K *b = block;
-    float d = load_f16(b->d);
+    float scale[16], min[16];
+    scales_of(T_Q6_K, b, scale, min);
     for (int i = 0; i < 256; i++) {
         int low = b->q[i / 128 * 64 + i % 64] >> i % 128 / 64 * 4 & 15;
-        w[i] = d * b->scale[i / 16] * ((low | two_bits(b->high, i) << 4) - 32);
+        w[i] = scale[i / 16] * ((low | two_bits(b->high, i) << 4) - 32);
     }
 }
 

@@ -41,7 +41,7 @@ static double clock_rate(void) {
 }
 
 int main(int argc, char **argv) {
-    static const int types[] = {T_F32, T_F16, T_BF16, T_Q8_0, T_Q4_0, T_Q4_1, T_Q6_K};
+    static const int types[] = {T_F32, T_F16, T_BF16, T_Q8_0, T_Q4_0, T_Q4_1, T_Q4_K, T_Q6_K};
     static const int64_t batch[] = {2, 8, 64, 512};
     if (argc > 1 && kernels_select(argv[1]) != 0) {
         fprintf(stderr, "this machine does not run %s\n", argv[1]);
@@ -69,7 +69,7 @@ int main(int argc, char **argv) {
            COLS);
     for (int i = 0; i < (int)(sizeof types / sizeof *types); i++)
         for (int threads = 1; threads <= most; threads++) {
-            const int64_t cols = types[i] == T_Q6_K ? 512 : COLS;
+            const int64_t cols = type_info(types[i])->block == 256 ? 512 : COLS;
             double best;
             size_t row = 0;
             threads_set(threads);
