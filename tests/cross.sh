@@ -62,7 +62,7 @@ units() { ls tests/test_*.c | sed 's:tests/test_\(.*\)\.c:\1:' | grep -Evx "$1";
 aarch64() {
     local cpu                                          # kernels and quant in both variants
     UNITS=$(units none)
-    [ "$QUICK" ] && UNITS="families gguf kernels quant sampler tokenizer util"
+    [ "$QUICK" ] && UNITS="kernels quant tokenizer util"
     linux aarch64-linux-gnu-gcc "qemu-aarch64 -cpu max" "$UNITS"
     [ -x build/$name/run ] || return
     # A processor without dot products of bytes picks the other variant, and refuses the one it lacks.
