@@ -1,7 +1,7 @@
 // model: binds a transformer to a file's tensors and runs it. One forward pass, in the order of the
-// equations, for one token and for many, for decoders and encoders: families differ by fields of
-// Config, none has code of its own. What a projection is made of (dense, or factors) is tucker.c's
-// business, numbers and threads are core's.
+// equations (embed_tokens, layer_forward, logits), for one token and for many, decoders and encoders:
+// families differ by fields of Config, none has code of its own. What a projection is made of (dense,
+// or factors) is tucker.c's business, numbers and threads are core's.
 #include "model.h"
 
 #include <math.h>
@@ -50,6 +50,7 @@ static void norm_rows(float *y, const float *x, Norm w, int64_t n, int64_t d, fl
         else rmsnorm(y + i * d, x + i * d, w.w, d, eps);
 }
 
+// y (n, d) += bias (d), or nothing where bias is NULL.
 static void add_bias(float *y, const float *bias, int64_t n, int64_t d) {
     for (int64_t i = 0; bias && i < n; i++) add(y + i * d, bias, d);
 }
@@ -58,7 +59,8 @@ static void observe(const Session *s, int64_t layer, Seen at, int64_t n) {
     if (s->observer) s->observer(s->observer_ctx, s, layer, at, n);
 }
 
-// y (n, rows) = W x + b for each of the matrices: W, or where there are factors A, in one sweep; B after.
+// y (n, rows) = W x + b for each of the matrices: one matmul over all that read x (W, or A of a factored
+// one), then B (A x). A Linear (core/kernels.h) is a matrix and where its product goes.
 typedef struct { const LaserMat *m; float *y; } Feed;
 static void feed(Session *s, const float *x, int64_t n, const Feed *out, int count) {
     Linear sweep[2] = {{0}};
@@ -73,24 +75,23 @@ static void feed(Session *s, const float *x, int64_t n, const Feed *out, int cou
     }
 }
 
-// Norms stand before or behind the sublayers, attention and feed-forward:
-//     before:  x = x + sublayer(norm(x))        behind:  x = norm(x + sublayer(x))
-// What a sublayer reads: xn = norm(x), or x.
+// The sublayers are attention and feed-forward: x = x + sublayer(norm(x)), or with post_norm
+// x = norm(x + sublayer(x)). What one reads: xn = norm(x), or x.
 static void read_stream(Session *s, Norm norm, int64_t n) {
     const Config *c = &s->model->config;
     if (c->post_norm) memcpy(s->xn, s->x, (size_t)(n * c->d) * sizeof *s->x);
     else norm_rows(s->xn, s->x, norm, n, c->d, c->norm_eps);
 }
 
-// What becomes of its output y: x = x + y, or norm(x + y).
+// Where its output y (n, d) goes: x = x + y, or norm(x + y).
 static void add_stream(Session *s, Norm norm, int64_t n) {
     const Config *c = &s->model->config;
     add(s->x, s->y, n * c->d);
     if (c->post_norm) norm_rows(s->x, s->x, norm, n, c->d, c->norm_eps);
 }
 
-// Where the tokens in flight stand: those of a timeline behind what it holds. Returns how many.
-static int64_t place(const Strand *strands, int64_t count) {
+// The positions of the tokens in flight, s->at: each timeline's follow those it holds. Returns n.
+static int64_t fill_positions(const Strand *strands, int64_t count) {
     int64_t n = 0, *at = strands[0].s->at;
     for (int64_t i = 0; i < count; i++)
         for (int64_t t = 0; t < strands[i].n; t++) at[n++] = strands[i].s->pos + t;
@@ -101,16 +102,17 @@ void layer_forward(const Strand *strands, int64_t count, int64_t layer) {
     Session *s = strands[0].s;
     const Config *c = &s->model->config;
     const Layer *w = &s->model->layer[layer];
-    int64_t n = place(strands, count);
+    int64_t n = fill_positions(strands, count);
 
-    // attention: y = W_O softmax(rot(W_Q xn) rot(W_K xn)^T / sqrt(hd)) W_V xn
+    // attention: q, k, v = W_Q xn, W_K xn, W_V xn, then q and k rotated to their positions; of every head
+    // o_t = sum over the j that t sees of softmax_j(q_t . k_j / sqrt(hd)) v_j; y = W_O o
     read_stream(s, w->attn_norm, n);
-    attention_qkv(&w->attn, &s->work, &s->cache[layer], s->xn, n, s->q, s->k, s->v);   // as it is cached
+    attention_qkv(&w->attn, &s->work, &s->cache[layer], s->xn, n, s->q, s->k, s->v);
     if (c->qk_norm) {
         norm_rows(s->q, s->q, w->q_norm, n * c->h, c->hd, c->norm_eps);
         norm_rows(s->k, s->k, w->k_norm, n * c->n_kv, c->hd, c->norm_eps);
     }
-    rotate(s, s->q, n, c->h);              // nothing where positions are learned: rows may be of r_head there
+    rotate(s, s->q, n, c->h);                                              // does nothing if rope_dims = 0
     rotate(s, s->k, n, c->n_kv);
     for (int64_t i = 0, row = 0; i < count; row += strands[i++].n) {       // each timeline sees its own
         Session *t = strands[i].s;
@@ -144,8 +146,8 @@ void embed_tokens(const Strand *strands, int64_t count, const int *ids) {
     Session *s = strands[0].s;
     const Model *m = s->model;
     const Config *c = &m->config;
-    int64_t n = place(strands, count);
-    for (int64_t i = 0; i < n; i++) {                                      // x = E[ids] + P[at] + T[0]
+    int64_t n = fill_positions(strands, count);
+    for (int64_t i = 0; i < n; i++) {                        // x = embedding[id] + positions[at] + types[0]
         float *x = s->x + i * c->d;
         mat_row(&m->embedding, ids[i], x);
         add_row(&m->positions, s->at[i], x, s->y);
@@ -154,8 +156,8 @@ void embed_tokens(const Strand *strands, int64_t count, const int *ids) {
     if (c->encoder) norm_rows(s->x, s->x, m->embd_norm, n, c->d, c->norm_eps);
 }
 
-// The tokens of all strands through all layers.
-static int run(const Strand *strands, int64_t count, const int *ids, Err *e) {
+// The tokens of all strands, checked, through all layers.
+static int forward_strands(const Strand *strands, int64_t count, const int *ids, Err *e) {
     Session *s = strands[0].s;
     const Config *c = &s->model->config;
     int64_t n = 0;
@@ -186,7 +188,7 @@ int forward_together(const Strand *strands, int64_t count, const int *ids, Err *
     const Config *c = &strands[0].s->model->config;
     if (c->encoder)
         return fail(e, "%s is an encoder: it sees a text as a whole and does not continue it", c->arch);
-    return run(strands, count, ids, e);
+    return forward_strands(strands, count, ids, e);
 }
 
 int encode(Session *s, const int *ids, int64_t n, Err *e) {
@@ -194,7 +196,7 @@ int encode(Session *s, const int *ids, int64_t n, Err *e) {
         return fail(e, "%s is a decoder: its tokens see only those before them, so that it continues a "
                     "text and does not encode it", s->model->config.arch);
     s->pos = 0;
-    return run(&(Strand){s, n}, 1, ids, e);
+    return forward_strands(&(Strand){s, n}, 1, ids, e);
 }
 
 float *logits(Session *s, int64_t first, int64_t count) {
@@ -262,8 +264,7 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
     // round them and save no reading, and a latent V would be expanded for every task anew.
     if (c->encoder) want.kv_type = T_F32;
     if (c->encoder && want.form == CACHE_AUTO) want.form = CACHE_DENSE;
-    s->model = m;
-    s->config = want;
+    s->model = m, s->config = want;
     if (make_caches(s, e)) goto failed;
     int64_t low = 0, max_cols = larger(c->f, c->d);
     for (int64_t l = 0; l < c->n_layers; l++) {
@@ -276,8 +277,7 @@ int session_init(Session *s, const Model *m, SessionConfig want, Err *e) {
         !(s->at = alloc((size_t)n, sizeof *s->at, "positions", e)) ||
         !(s->x = floats(n, c->d, "activations", e)) || !(s->xn = floats(n, c->d, "activations", e)) ||
         !(s->y = floats(n, c->d, "activations", e)) ||
-        !(s->q = floats(n, c->h * c->hd, "queries", e)) ||
-        !(s->o = floats(n, c->h * c->hd, "heads", e)) ||
+        !(s->q = floats(n, c->h * c->hd, "queries", e)) || !(s->o = floats(n, c->h * c->hd, "heads", e)) ||
         !(s->k = floats(n, c->n_kv * c->hd, "keys", e)) ||
         !(s->v = floats(n, c->n_kv * c->hd, "values", e)) ||
         !(s->gate = floats(n, c->f, "activations", e)) || !(s->up = floats(n, c->f, "activations", e)) ||
