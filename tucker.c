@@ -13,7 +13,9 @@
 //     W[e, a, k, g]  ~  sum over p, q, r of  G[p, q, r, g] U_embd[e, p] U_head[a, q] U_kind[k, r]
 //
 // written W ~ G x1 U_embd x2 U_head x3 U_kind. Each x is a mode product: a matrix applied to one of
-// the four indices. Everything below is made of mode products and of leading eigenvectors.
+// the four indices. Everything below is made of mode products and of leading eigenvectors. Of
+// core/linalg.h: weights_product(ta, tb, m, n, k, a, lda, b, ldb, c) is C (m, n) = A (m, k) B (k, n), A
+// stored transposed if ta, B if tb; weights_gram is A A^T; weights_eig_leading its leading eigenvectors.
 
 // n[from] * … * n[to - 1]
 static int64_t product(const int64_t n[4], int from, int to) {
@@ -35,9 +37,9 @@ static double *new_tensor(const int64_t n[4], Err *e) {
     return alloc(size, sizeof(double), "tensor", e);
 }
 
-// Seen from one mode, a tensor is `left` matrices T_l (n, right), one behind the other:
-// left = all sizes before the mode, right = all sizes after it. Then out_l = U T_l. Where these are
-// tiny (a few kinds by a few groups) the plain sum is quicker than a call.
+// Seen from one mode, a tensor is `left` matrices T_l (n[mode], right), one after the other: left is the
+// product of all sizes before the mode, right of all after it. Then out_l = U T_l. Where these are tiny
+// (a few kinds by a few heads) the plain sum is quicker than a call.
 void mode_product(const double *t, const int64_t n[4], int mode, const double *u, int64_t rows,
                   bool transposed, double *out) {
     int64_t left = product(n, 0, mode), cols = n[mode], right = product(n, mode + 1, 4);
@@ -62,12 +64,12 @@ void mode_product(const double *t, const int64_t n[4], int mode, const double *u
     }
 }
 
-// The unfolding T_(mode) (n, left * right) puts the T_l side by side.
+// The unfolding T_(mode) (n[mode], left * right) puts the T_l side by side.
 int mode_gram(const double *t, const int64_t n[4], int mode, double *c, Err *e) {
     int64_t left = product(n, 0, mode), rows = n[mode], right = product(n, mode + 1, 4);
     int64_t cols = left * right;
     double *flat = NULL;
-    if (left > 1) {                         // of mode 0 it is the tensor as it stands
+    if (left > 1) {                         // else it is the tensor as it stands
         flat = new_tensor(n, e);
         if (!flat) return -1;
         for (int64_t l = 0; l < left; l++)
@@ -85,7 +87,7 @@ int mode_gram(const double *t, const int64_t n[4], int mode, double *c, Err *e) 
 // T_(mode) T_(mode)^T. Orthonormal whatever the rank of T; linalg fixes their signs.
 static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_t r, double *u,
                            Err *e) {
-    if (interrupted) return fail(e, "interrupted");
+    if (interrupted) return fail(e, "interrupted");                 // by the user, see core/util.h
     int status = -1;
     double *gram = alloc((size_t)n[mode], (size_t)n[mode] * sizeof *gram, "Gram matrix", e);
     double *values = alloc((size_t)r, sizeof *values, "eigenvalues", e);
@@ -97,7 +99,7 @@ static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_
 }
 
 // W x_mode U_mode^T for every factor but that of mode `skip` (-1: for every factor). The result,
-// of sizes `size`, is w itself or stands in one of the two buffers (each as large as w).
+// of sizes `size`, is w itself or stands in one of the two buffers (each as large as w), which alternate.
 static const double *contract(const double *w, const Tucker *t, int skip, double *const buffer[2],
                               int64_t size[4]) {
     int turn = 0;
@@ -114,7 +116,7 @@ static const double *contract(const double *w, const Tucker *t, int skip, double
 
 // HOSVD, then at most max_sweeps sweeps of HOOI. In a sweep each factor in turn becomes the best
 // one for the others as they are: with B = W contracted by the others, the leading left singular
-// vectors of B_(mode). What is left of B after the last mode's own product is the core.
+// vectors of B_(mode). With that factor, G = B x_mode U_mode^T.
 static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64_t r[4],
                      int max_sweeps, double tol, Err *e) {
     *t = (Tucker){0};
@@ -127,8 +129,8 @@ static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64
 
     int status = -1, truncated = 0;
     double *buffer[2] = {new_tensor(n, e), new_tensor(n, e)};
-    t->g = new_tensor(r, e);
-    if (!buffer[0] || !buffer[1] || !t->g) goto done;
+    t->core = new_tensor(r, e);
+    if (!buffer[0] || !buffer[1] || !t->core) goto done;
 
     // HOSVD: U_mode from W_(mode), G = W x1 U_embd^T x2 U_head^T x3 U_kind^T
     for (int mode = 0; mode < 4; mode++) {
@@ -138,8 +140,8 @@ static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64
         if (!t->u[mode] || leading_vectors(w, n, mode, r[mode], t->u[mode], e) < 0) goto done;
     }
     int64_t size[4];
-    const double *core = contract(w, t, -1, buffer, size);
-    memcpy(t->g, core, (size_t)product(r, 0, 4) * sizeof *core);
+    const double *g = contract(w, t, -1, buffer, size);
+    memcpy(t->core, g, (size_t)product(r, 0, 4) * sizeof *g);
 
     // HOOI. The first sweeps may gain little and later ones more: at least three are made.
     double error = tucker_error(t, w), before = INFINITY;
@@ -149,7 +151,7 @@ static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64
             if (!t->u[mode]) continue;
             const double *b = contract(w, t, mode, buffer, size);
             if (leading_vectors(b, size, mode, r[mode], t->u[mode], e) < 0) goto done;
-            mode_product(b, size, mode, t->u[mode], r[mode], true, t->g);
+            mode_product(b, size, mode, t->u[mode], r[mode], true, t->core);
         }
         before = error;
         error = tucker_error(t, w);
@@ -177,12 +179,12 @@ int tucker_reconstruct(const Tucker *t, double *w, Err *e) {
     int left = 0;
     for (int mode = 0; mode < 4; mode++) left += t->u[mode] != NULL;
     if (left == 0) {
-        memcpy(w, t->g, (size_t)product(t->n, 0, 4) * sizeof *w);
+        memcpy(w, t->core, (size_t)product(t->n, 0, 4) * sizeof *w);
         return 0;
     }
     double *buffer = new_tensor(t->n, e);
     if (!buffer) return -1;
-    const double *from = t->g;
+    const double *from = t->core;
     int64_t size[4];
     memcpy(size, t->r, sizeof size);
     for (int mode = 3; mode >= 0; mode--) {         // the short modes first: less work
@@ -198,38 +200,39 @@ int tucker_reconstruct(const Tucker *t, double *w, Err *e) {
 
 // U orthonormal: W' is the projection of W, so |W|^2 = |W'|^2 + |W - W'|^2, and |W'| = |G|.
 double tucker_error(const Tucker *t, const double *w) {
-    double whole = norm2(w, product(t->n, 0, 4)), kept = norm2(t->g, product(t->r, 0, 4));
+    double whole = norm2(w, product(t->n, 0, 4)), kept = norm2(t->core, product(t->r, 0, 4));
     return whole > 0 ? sqrt(fmax(0, whole - kept) / whole) : 0;
 }
 
 void tucker_free(Tucker *t) {
     for (int mode = 0; mode < 4; mode++) free(t->u[mode]);
-    free(t->g);
+    free(t->core);
     *t = (Tucker){0};
 }
 
 // ---- the attention tensor ------------------------------------------------------------------------
 //
-// W[e, a, kind, g]: input e of the embedding, component a of a head, which matrix, which KV head.
+// W[e, a, kind, g]: number e of the embedding, number a of a head, which matrix, which KV head.
 // Query head i = g m + j is kind Q_j (and O_j) of KV head g.
 
-// How many heads of projection p belong to one KV head: so many kinds it takes.
+// How many heads of projection p belong to one KV head: as many kinds it has.
 static int64_t kinds_of(int p, int64_t m) { return p == P_Q || p == P_O ? m : 1; }
 
-// Where entry e of component a of a head stands: row = head * hd + a, column e of W_Q, W_K, W_V
-// (heads*hd, d); of W_O (d, h*hd) row e, column head * hd + a.
+// Where (e, a) of a head stands: in W_Q, W_K, W_V (heads*hd, d) at row = head * hd + a, column e; in
+// W_O (d, h*hd) at row e, column head * hd + a.
 static int64_t entry(const AttnShape *s, int p, int64_t row, int64_t e) {
     return p == P_O ? e * s->h * s->hd + row : row * s->d + e;
 }
 
-int64_t group_kinds(int set, int64_t m) { return kind_index(set, m, P_O + 1, 0); }
-
+// Kinds are numbered in the order Q, K, V, O: before those of p stand the kinds of the projections before it.
 int64_t kind_index(int set, int64_t m, int p, int64_t j) {
     int64_t kind = j;
     for (int q = P_Q; q < p; q++)
         if (set & 1 << q) kind += kinds_of(q, m);
     return kind;
 }
+
+int64_t group_kinds(int set, int64_t m) { return kind_index(set, m, P_O + 1, 0); }
 
 void tensorise(const AttnShape *s, int set, const float *const w[4], double *t) {
     int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
@@ -259,7 +262,7 @@ void untensorise(const AttnShape *s, int set, const double *t, float *const w[4]
     }
 }
 
-// out = U (n, r), or U^T (r, n); a factor that is absent is the identity
+// out = U (n, r), or U^T (r, n); a factor that is NULL is the identity.
 static void pack_factor(const Tucker *t, int mode, bool transposed, float *out) {
     int64_t n = t->n[mode], r = t->r[mode];
     for (int64_t i = 0; i < n; i++)
@@ -269,8 +272,9 @@ static void pack_factor(const Tucker *t, int mode, bool transposed, float *out) 
 }
 
 // The core of a group whose kinds are not mixed (r_kind = kinds) is itself the attention tensor of a
-// smaller layer: r_embd wide, its heads r_head wide. So the cores M are its matrices:
-//     W_Q,i ~ U_head M_Q,i U_embd^T, M_Q,i (r_head, r_embd);      W_O,i ~ U_embd M_O,i U_head^T
+// smaller layer: r_embd wide, its heads r_head wide. So the cores M of the heads i are its matrices:
+//     W_Q,i ~ U_head M_i^Q U_embd^T, M_i^Q (r_head, r_embd); K, V likewise
+//     W_O,i ~ U_embd M_i^O U_head^T, M_i^O (r_embd, r_head)
 void tucker_pack(const Tucker *t, const AttnShape *s, int set, float *embd, float *head,
                  float *kind, float *const core[4], float *mixed) {
     int64_t r_embd = t->r[EMBD], r_head = t->r[HEAD], r_kind = t->r[KIND];
@@ -279,15 +283,15 @@ void tucker_pack(const Tucker *t, const AttnShape *s, int set, float *embd, floa
     if (kind) pack_factor(t, KIND, false, kind);
     if (core && r_kind == t->n[KIND]) {
         AttnShape small = {.d = r_embd, .h = s->h, .n_kv = s->n_kv, .hd = r_head};
-        untensorise(&small, set, t->g, core);
+        untensorise(&small, set, t->core, core);
     }
-    if (mixed)                              // [k][g][a][e] = G[e, a, k, g]
+    if (mixed)                              // slice k: mixed[k][g][a][e] = G[e, a, k, g]
         for (int64_t e = 0; e < r_embd; e++)
             for (int64_t a = 0; a < r_head; a++)
                 for (int64_t k = 0; k < r_kind; k++)
                     for (int64_t g = 0; g < s->n_kv; g++)
                         mixed[((k * s->n_kv + g) * r_head + a) * r_embd + e] =
-                            (float)t->g[((e * r_head + a) * r_kind + k) * s->n_kv + g];
+                            (float)t->core[((e * r_head + a) * r_kind + k) * s->n_kv + g];
 }
 
 int64_t group_params(const AttnShape *s, int set, int64_t r_embd, int64_t r_head, int64_t r_kind) {
@@ -307,24 +311,28 @@ int64_t dense_params(const AttnShape *s, int set) {
 // ==================================================================================================
 // Part 2: attention run on the factors
 //
-// For head i of KV group g, with z = U_embd^T x (once for all heads of the group of projections):
+// For one token x and every query head i, which reads KV head g = i / m; j are the positions it sees:
 //
-//     q_i = U_head M_i^Q z        k_g = U_head M_g^K z        v_g = U_head M_g^V z
-//     y   = sum_i U_embd M_i^O U_head^T o_i                   o_i = sum_t a_it v_gt
+//     z   = U_embd^T x            once for all heads of a group                              (r_embd)
+//     q_i = U_head M_i^Q z        k_g = U_head M_g^K z        v_g = U_head M_g^V z           (hd)
+//     o_i = sum_j a_j v_gj        a = softmax over j of q_i . k_gj / sqrt(hd)                (hd)
+//     y   = U_embd sum_i M_i^O U_head^T o_i                                                  (d)
 //
-// (M as it is stored: rows r_head, columns r_embd; of O the other way round.) No W is ever formed.
-// With r_kind < kinds the cores of the kinds are mixtures M^kind = sum_r U_kind[kind, r] G_r, which
-// are not formed either. What comes out of G is mixed: t_r = G_r z, then sum_r U_kind t_r.
-// A pivoted U_embd is an identity for r_embd of its d rows, and X^T (of O: X) for the others.
+// M of Q, K, V is (r_head, r_embd), of O (r_embd, r_head). No W is ever formed. Lines 1 and 2 are
+// attention_qkv, line 3 attention_store and attention_mix, line 4 attention_out.
+// A mixed core (r_kind < kinds) has slices G_r, M^kind = sum_r U_kind[kind, r] G_r. A token's M^kind z is
+// computed without M: t_r = G_r z, then sum_r U_kind[kind, r] t_r (mix_kinds).
+// U_head is applied, moved to the other side of the dot product, or left out: head_used, _moves, _cancels.
+// From a cache of z, M is applied to the query or to z: absorb_or_rebuild. doc/MATH.md, 4 to 6, has all this.
 //
-// Of core/kernels.h: matmul takes n rows x to W x for several W in one sweep, matmul_t to W^T x;
-// the _block ones do it inside one thread, and matmul_t_block adds to y. doc/MATH.md, 4 to 6, has the
-// algebra.
+// Of core/kernels.h: matmul(scratch, x, n, list, count) takes n rows x to W x for every Linear {W, where
+// W x goes} of a list; matmul_t(scratch, x, n, W, y) to y = W^T x; matmul_t_block does so inside one thread
+// and adds to y. Of core/attend.h: attend computes line 3 over a Cache, as an Attend describes it.
 // ==================================================================================================
 
 // ---- the definition -----------------------------------------------------------------------------
 
-// W x for every head and position, weights over what a position sees, W_O: what all below must equal.
+// W x for every head i and position t, weights over the positions j <= t, W_O: what all below must equal.
 void attention_dense_twin(const AttnShape *s, const float *const w[4], const float *x, int64_t n,
                           float *y) {
     int64_t d = s->d, hd = s->hd, m = s->h / s->n_kv, wide = s->h * hd;
@@ -332,24 +340,24 @@ void attention_dense_twin(const AttnShape *s, const float *const w[4], const flo
     for (int64_t t = 0; o && a && t < n; t++)
         for (int64_t i = 0; i < s->h; i++) {
             double sum = 0;
-            for (int64_t u = 0; u <= t; u++) {                           // a_u = exp(q_t . k_u)
+            for (int64_t j = 0; j <= t; j++) {                      // a_j = exp(q_t . k_j / sqrt(hd))
                 double score = 0;
                 for (int64_t c = 0; c < hd; c++) {
                     double q = 0, k = 0;
                     for (int64_t e = 0; e < d; e++) {
                         q += (double)w[P_Q][(i * hd + c) * d + e] * x[t * d + e];
-                        k += (double)w[P_K][(i / m * hd + c) * d + e] * x[u * d + e];
+                        k += (double)w[P_K][(i / m * hd + c) * d + e] * x[j * d + e];
                     }
                     score += q * k;
                 }
-                sum += a[u] = exp(score / sqrt((double)hd));
+                sum += a[j] = exp(score / sqrt((double)hd));
             }
-            for (int64_t u = 0; u <= t; u++)                             // o_i = sum_u a_u v_u
+            for (int64_t j = 0; j <= t; j++)                        // o_i = sum_j a_j v_j / sum_j a_j
                 for (int64_t c = 0; c < hd; c++) {
                     double v = 0;
                     for (int64_t e = 0; e < d; e++)
-                        v += (double)w[P_V][(i / m * hd + c) * d + e] * x[u * d + e];
-                    o[t * wide + i * hd + c] += a[u] / sum * v;
+                        v += (double)w[P_V][(i / m * hd + c) * d + e] * x[j * d + e];
+                    o[t * wide + i * hd + c] += a[j] / sum * v;
                 }
         }
     for (int64_t t = 0; o && a && t < n; t++)
@@ -364,6 +372,7 @@ void attention_dense_twin(const AttnShape *s, const float *const w[4], const flo
 
 // ---- on the factors -----------------------------------------------------------------------------
 
+// The group of projection p; NULL: p is dense.
 static const Group *group_of(const Attention *a, int p) {
     return a->group_of[p] < 0 ? NULL : &a->groups[a->group_of[p]];
 }
@@ -372,57 +381,60 @@ static int64_t heads_of(const AttnShape *s, int p) {
     return p == P_Q || p == P_O ? s->h : s->n_kv;
 }
 
-// Whether U_head of the keys is moved to the queries: where its rows are not rotated,
-//     q . (U_head M z) = (U_head^T q) . (M z)
-static bool head_moves(const Attention *a, bool latent) {
+// Whether U_head of K is applied to the queries, q . (U_head M z) = (U_head^T q) . (M z): where nothing of a
+// head is rotated; and if K is latent, which it is only in its numbers that are not.
+static bool head_moves(const Attention *a, bool latent_k) {
     const Group *g = group_of(a, P_K);
-    return g && g->head.rows && (latent || a->pass == a->shape.hd);
+    return g && g->head.rows && (latent_k || a->pass == a->shape.hd);
 }
 
-// p is Q or V, and shares U_head with K or O, the next: U_head^T U_head = I stands between them and
-// both can leave it out. (Rotated positions and a bias of p live in hd and need U_head: then it stays.)
+// Whether U_head is left out on both sides, U_head^T U_head = I: p = Q shares it with K, and it moves there,
+//     (U_head M_i^Q z) . (U_head M_g^K z') = (M_i^Q z) . (M_g^K z')
+// or p = V shares it with O. Not where p has a bias, which is hd wide and meets U_head on one side alone.
 static bool head_cancels(const Attention *a, int p) {
     const Group *g = group_of(a, p);
     return g && g->head.rows && g == group_of(a, p + 1) && !a->bias[p] && (p == P_V || head_moves(a, false));
 }
 
-// Whether U_head is multiplied with the vectors of p at all: it may cancel, or, of K, be the queries'.
+// Whether U_head is multiplied with the vectors of p: it has not cancelled, nor, of K, moved to the queries.
 static bool head_used(const Attention *a, int p) {
     const Group *g = group_of(a, p);
     return g && g->head.rows && !(p == P_K ? head_moves(a, false) : head_cancels(a, p == P_O ? P_V : p));
 }
 
-// out (n, heads, r_head) of projection p from t (n, r_kind, n_kv, r_head), what G gave:
-// head g*m + j:  out = sum_r U_kind[kind(p, j), r] t_r.
-static void mix_kinds(const Group *g, const AttnShape *s, int p, const float *t, int64_t n,
-                      float *out) {
-    int64_t h = heads_of(s, p), m = h / s->n_kv, rh = g->r_head;
-    const float *u_kind = g->kind.data;
+// The row of U_kind (r_kind numbers) of a head of projection p, the (head % kinds_of)-th of its KV head.
+static const float *kind_row(const Group *g, const AttnShape *s, int p, int64_t head) {
+    int64_t m = s->h / s->n_kv;
+    return (const float *)g->kind.data + kind_index(g->set, m, p, head % kinds_of(p, m)) * g->r_kind;
+}
+
+// mz (n, heads, r_head) of projection p from t (n, r_kind, n_kv, r_head), t_r = G_r z: for every head
+// M z = sum_r U_kind[kind, r] t_r.
+static void mix_kinds(const Group *g, const AttnShape *s, int p, const float *t, int64_t n, float *mz) {
+    int64_t heads = heads_of(s, p), per_kv = heads / s->n_kv, r_head = g->r_head;
     for (int64_t i = 0; i < n; i++)
-        for (int64_t head = 0; head < h; head++) {
-            const float *u = u_kind + kind_index(g->set, s->h / s->n_kv, p, head % m) * g->r_kind;
-            float *y = out + (i * h + head) * rh;
-            memset(y, 0, (size_t)rh * sizeof *y);
+        for (int64_t head = 0; head < heads; head++, mz += r_head) {
+            const float *u = kind_row(g, s, p, head);
+            memset(mz, 0, (size_t)r_head * sizeof *mz);
             for (int64_t r = 0; r < g->r_kind; r++)
-                axpy(y, u[r], t + ((i * g->r_kind + r) * s->n_kv + head / m) * rh, rh);
+                axpy(mz, u[r], t + ((i * g->r_kind + r) * s->n_kv + head / per_kv) * r_head, r_head);
         }
 }
 
-// The transpose, for O: t (n, r_kind, n_kv, r_head) from o (n, h, r_head).
+// The transpose, for O: t (n, r_kind, n_kv, r_head) from o (n, h, r_head), t_r = sum of U_kind[kind, r] o_i
+// over the query heads i of a KV head.
 static void unmix_kinds(const Group *g, const AttnShape *s, const float *o, int64_t n, float *t) {
-    int64_t m = s->h / s->n_kv, rh = g->r_head;
-    const float *u_kind = g->kind.data;
-    memset(t, 0, (size_t)(n * g->r_kind * s->n_kv * rh) * sizeof *t);
+    int64_t m = s->h / s->n_kv, r_head = g->r_head;
+    memset(t, 0, (size_t)(n * g->r_kind * s->n_kv * r_head) * sizeof *t);
     for (int64_t i = 0; i < n; i++)
-        for (int64_t head = 0; head < s->h; head++) {
-            const float *u = u_kind + kind_index(g->set, m, P_O, head % m) * g->r_kind;
+        for (int64_t head = 0; head < s->h; head++, o += r_head) {
+            const float *u = kind_row(g, s, P_O, head);
             for (int64_t r = 0; r < g->r_kind; r++)
-                axpy(t + ((i * g->r_kind + r) * s->n_kv + head / m) * rh, u[r],
-                     o + (i * s->h + head) * rh, rh);
+                axpy(t + ((i * g->r_kind + r) * s->n_kv + head / m) * r_head, u[r], o, r_head);
         }
 }
 
-// z (n, r_embd) = x_p + X x_r, of x (n, d).
+// z (n, r_embd) = U_embd^T x of a pivoted group: x_p + X x_r, of x (n, d).
 static void pivoted_in(const Group *g, AttentionWork *w, const float *x, int64_t n, int64_t d,
                        float *z) {
     int64_t r = g->r_embd;
@@ -433,7 +445,7 @@ static void pivoted_in(const Group *g, AttentionWork *w, const float *x, int64_t
         for (int64_t j = 0; j < r; j++) z[i * r + j] += x[i * d + g->pivot[j]];
 }
 
-// y (n, d): y_p = t, y_r = X t, of t (n, r_embd).
+// y (n, d) = U_embd t of a pivoted "o": y_p = t, y_r = X t, of t (n, r_embd).
 static void pivoted_out(const Group *g, AttentionWork *w, const float *t, int64_t n, int64_t d,
                         float *y) {
     int64_t r = g->r_embd;
@@ -459,10 +471,10 @@ int attention_expand(Attention *a, float **owned, Err *e) {
     if (!m) return -1;
     for (int p = P_K; p <= P_V; p++) {                             // M = sum_r U_kind[p, r] G_r
         Mat *to = &a->expand[p];
-        if (!to->rows || to->data) continue;
+        if (!to->rows || to->data) continue;                       // not in a group, or a stored core
         const Group *g = group_of(a, p);
-        const float *u = (const float *)g->kind.data + kind_index(g->set, s->h / s->n_kv, p, 0) * g->r_kind;
-        float *row = *owned + total;                               // room for one, behind the cores
+        const float *u = kind_row(g, s, p, 0);
+        float *row = *owned + total;                               // one row of G, after both M
         for (int64_t i = 0; i < g->r_kind * to->rows; i++) {
             mat_row(&g->core, i, row);
             axpy(m + i % to->rows * to->cols, u[i / to->rows], row, to->cols);
@@ -473,7 +485,8 @@ int attention_expand(Attention *a, float **owned, Err *e) {
     return 0;
 }
 
-// The table in tucker.h, as sizes. (Of a Cache, `latent` is said of V; K is latent where z_width > 0.)
+// The table in tucker.h, as the sizes of a Cache: of a KV head k_width numbers of k and v_width of v are
+// cached. K is latent where z_width > 0, V where `latent`: then v_width is that of its one row z.
 static Cache cache_of(const Attention *a, int type, int64_t capacity, bool latent_k, bool latent_v) {
     const AttnShape *s = &a->shape;
     const Group *k = group_of(a, P_K), *v = group_of(a, P_V);
@@ -485,6 +498,7 @@ static Cache cache_of(const Attention *a, int type, int64_t capacity, bool laten
     };
 }
 
+// y (n, width) += bias (width), or nothing where bias is NULL.
 static void add_bias(const float *bias, float *y, int64_t n, int64_t width) {
     for (int64_t i = 0; bias && i < n; i++) add(y + i * width, bias, width);
 }
@@ -495,8 +509,8 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
     float *y[3] = {q, k, v};
     int wanted = HAS_Q | (c->z_width && !c->k_width ? 0 : HAS_K) | (c->latent ? 0 : HAS_V);
 
-    // z = U_embd^T x for each group, and y = W x for what is dense: one sweep.   (n, r_embd)
-    // A pivoted group has another x, without the pivots, and a product of its own.
+    // z (n, r_embd) = U_embd^T x for each group, and y = W x for what is dense: one sweep. A pivoted
+    // group multiplies another x, without the pivots, by itself.
     Linear sweep[4];
     int count = 0;
     for (int i = 0; i < a->n_groups; i++)
@@ -513,16 +527,17 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
         int set = g->set & wanted;
         if (!set) continue;
 
-        // M z of every head of the group: one sweep over its cores.              (n, heads, r_head)
-        float *mz[3], *free_room = w->t;
+        // mz (n, heads, r_head) = M z of every head of the group: one sweep over its cores. They are q, k
+        // or v at once, or, where U_head is still to come, stand one after the other in w->heads.
+        float *mz[3], *next = w->heads;
         for (int p = P_Q; p <= P_V; p++) {
-            mz[p] = head_used(a, p) ? free_room : y[p];
-            if (mz[p] != y[p] && set & 1 << p) free_room += n * heads_of(s, p) * g->r_head;
+            mz[p] = head_used(a, p) ? next : y[p];
+            if (mz[p] != y[p] && set & 1 << p) next += n * heads_of(s, p) * g->r_head;
         }
         if (g->kind.rows) {
-            matmul(&w->scratch, w->z[i], n, &(Linear){&g->core, w->u}, 1);   // t_r = G_r z
+            matmul(&w->scratch, w->z[i], n, &(Linear){&g->core, w->slices}, 1);   // t_r = G_r z
             for (int p = P_Q; p <= P_V; p++)
-                if (set & 1 << p) mix_kinds(g, s, p, w->u, n, mz[p]);        // sum_r U_kind t_r
+                if (set & 1 << p) mix_kinds(g, s, p, w->slices, n, mz[p]);        // sum_r U_kind t_r
         } else {
             count = 0;
             for (int p = P_Q; p <= P_V; p++)
@@ -530,12 +545,12 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
             matmul(&w->scratch, w->z[i], n, sweep, count);
         }
 
-        // U_head of every head: where positions are rotary it has to come before them. (n, heads, hd)
+        // y (n, heads, hd) = U_head mz: what is rotated is so after it.
         for (int p = P_Q; p <= P_V; p++)
             if (set & 1 << p && mz[p] != y[p])
                 matmul(&w->scratch, mz[p], n * heads_of(s, p), &(Linear){&g->head, y[p]}, 1);
     }
-    if (head_moves(a, false)) wanted &= ~HAS_K;                // its bias would change no weight
+    if (head_moves(a, false)) wanted &= ~HAS_K;                // k is r_head wide: no bias, as in tucker.h
     for (int p = P_Q; p <= P_V; p++)
         if (wanted & 1 << p) add_bias(a->bias[p], y[p], n, heads_of(s, p) * s->hd);
 }
@@ -545,11 +560,12 @@ void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64
     const AttnShape *s = &a->shape;
     const float *zk = c->z_width ? w->z[a->group_of[P_K]] + row * c->z_width : NULL;
     const float *zv = c->latent ? w->z[a->group_of[P_V]] + row * c->v_width : NULL;
-    int64_t width = head_moves(a, false) ? group_of(a, P_K)->r_head : s->hd;      // of k
-    cache_store(c, pos, n, k + row * s->n_kv * width, width, zv ? zv : v + row * s->n_kv * c->v_width, zk);
+    int64_t k_row = head_moves(a, false) ? group_of(a, P_K)->r_head : s->hd;
+    cache_store(c, pos, n, k + row * s->n_kv * k_row, k_row, zv ? zv : v + row * s->n_kv * c->v_width, zk);
 }
 
-// out (n, h, rotated + r_head): of each q (hd) the rotated numbers, and U_head^T of the others.
+// out (n, h, rotated + r_head) of q (n, h, hd): of each head the rotated numbers as they are, rotated =
+// hd - pass, and U_pass^T of the others, U_pass being the last `pass` rows of U_head.
 static const float *move_head(const Attention *a, const float *q, int64_t n, float *out) {
     const AttnShape *s = &a->shape;
     const Mat *u = &group_of(a, P_K)->head;
@@ -557,15 +573,16 @@ static const float *move_head(const Attention *a, const float *q, int64_t n, flo
     memset(out, 0, (size_t)(n * s->h * width) * sizeof *out);
     for (int64_t i = 0; i < n * s->h; i++)
         memcpy(out + i * width, q + i * s->hd, (size_t)rotated * sizeof *q);
-    Mat pass = {(const float *)u->data + rotated * u->cols, a->pass, u->cols, T_F32};
-    matmul_t_block(&pass, q + rotated, s->hd, n * s->h, out + rotated, width);
+    Mat u_pass = {(const float *)u->data + rotated * u->cols, a->pass, u->cols, T_F32};
+    matmul_t_block(&u_pass, q + rotated, s->hd, n * s->h, out + rotated, width);
     return out;
 }
 
-// From a latent either k = M z (or v) first, for every cached position, at n_kv rows r_embd
-// multiply-adds each (rows: the numbers of a head that M makes); or M on the other side, to q before
-// or to the sum of z after, with r_embd instead of `rows` multiply-adds for every query, head and
-// position: few absorb, many rebuild.
+// How n queries use latents z of p, K or V; M makes `rows` numbers of a head from them. Multiply-adds for
+// each cached position:
+//     rebuild   k = M z (or v) for all KV heads, then dot products with it:  n_kv rows r_embd + n h rows
+//     absorb    z as it is, for M is applied to q before, or to the sum after:              n h r_embd
+// Few queries absorb, many rebuild.
 static Expand absorb_or_rebuild(const Attention *a, int p, int64_t rows, int64_t n) {
     const AttnShape *s = &a->shape;
     int64_t r_embd = a->expand[p].cols;
@@ -576,26 +593,26 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
                    int64_t n, int64_t pos, int64_t window, float *o) {
     const AttnShape *s = &a->shape;
     const Group *gk = group_of(a, P_K), *gv = group_of(a, P_V);
-    bool widen = c->latent && head_used(a, P_V);
+    bool widen = c->latent && head_used(a, P_V);   // latents give o r_head wide, and U_head has not cancelled
     q += row * s->h * (head_cancels(a, P_Q) ? gk->r_head : s->hd);
     o += row * s->h * (head_cancels(a, P_V) ? gv->r_head : s->hd);
 
-    // s_it = q_i . k_t / sqrt(hd), o_i = sum_t softmax(s_i)_t v_t
+    // o_i = sum_j softmax_j(q_i . k_gj / sqrt(hd)) v_gj
     Attend job = {
         .cache = c, .n_heads = s->h, .n = n, .pos = pos, .window = window, .all = window == SEE_ALL,
         .scale = 1.0f / sqrtf((float)s->hd), .q = q, .q_width = s->hd,
-        .out_width = c->latent ? gv->r_head : c->v_width, .out = widen ? w->t : o,
+        .out_width = c->latent ? gv->r_head : c->v_width, .out = widen ? w->heads : o,
     };
     if (head_moves(a, c->z_width > 0)) {           // q: its rotated numbers, then U_head^T of the others
         job.q_width = s->hd - a->pass + gk->r_head;
-        if (!head_cancels(a, P_Q)) job.q = move_head(a, q, n, w->u);
+        if (!head_cancels(a, P_Q)) job.q = move_head(a, q, n, w->slices);
     }
-    if (c->z_width) job.keys = absorb_or_rebuild(a, P_K, job.q_width - c->k_width, n);
+    if (c->z_width) job.keys = absorb_or_rebuild(a, P_K, job.q_width - c->k_width, n);   // not the rotated
     if (c->latent) job.values = absorb_or_rebuild(a, P_V, gv->r_head, n);
     attend(&job, &w->attend);
 
-    if (widen) matmul(&w->scratch, w->t, n * s->h, &(Linear){&gv->head, o}, 1);
-    if (c->latent && a->bias[P_V])                 // attention weights sum to 1: the bias passes
+    if (widen) matmul(&w->scratch, w->heads, n * s->h, &(Linear){&gv->head, o}, 1);      // U_head o_i
+    if (c->latent && a->bias[P_V])                 // weights sum to 1: the bias of v is one of o
         for (int64_t i = 0; i < n * s->h; i++)
             add(o + i * s->hd, a->bias[P_V] + i % s->h / (s->h / s->n_kv) * s->hd, s->hd);
 }
@@ -607,24 +624,24 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
         matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], y}, 1);
     } else {
         if (head_used(a, P_O)) {                                         // U_head^T o_i
-            matmul_t(&w->scratch, o, n * s->h, &g->head, w->t);
-            o = w->t;
+            matmul_t(&w->scratch, o, n * s->h, &g->head, w->heads);
+            o = w->heads;
         }
-        float *sum = w->z[a->group_of[P_O]];                             // (n, r_embd); z has served
+        float *sum = w->z[a->group_of[P_O]];                             // (n, r_embd); z is cached by now
         if (g->kind.rows) {
-            unmix_kinds(g, s, o, n, w->u);
-            matmul_t(&w->scratch, w->u, n, &g->core, sum);               // sum_r G_r^T t_r
+            unmix_kinds(g, s, o, n, w->slices);
+            matmul_t(&w->scratch, w->slices, n, &g->core, sum);          // sum_r G_r^T t_r
         } else {
             matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], sum}, 1);    // sum_i M_i^O o_i
         }
         if (g->pivot) pivoted_out(g, w, sum, n, s->d, y);
         else if (g->set == HAS_O) matmul(&w->scratch, sum, n, &(Linear){&g->embd, y}, 1);
-        else matmul_t(&w->scratch, sum, n, &g->embd, y);                 // U_embd, stored transposed
+        else matmul_t(&w->scratch, sum, n, &g->embd, y);                 // y = U_embd sum, stored transposed
     }
     add_bias(a->bias[P_O], y, n, s->d);
 }
 
-// ---- room ----------------------------------------------------------------------------------------
+// ---- buffers -------------------------------------------------------------------------------------
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -632,6 +649,8 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
                    int64_t max_cols, Err *e) {
     memset(w, 0, sizeof *w);
     w->n = n;
+    // The largest of any layer: ranks (r_head where queries may move), latents of K, numbers of a token in
+    // heads or slices, inputs that are no pivots; columns and rows that matmul meets.
     int64_t r_embd = 1, r_head = 0, latent = 0, core = 1, rest = 0, cols = max_cols, rows = n;
     AttnShape s = a->shape;
     for (int64_t l = 0; l < count; l++, a = (const Attention *)((const char *)a + stride)) {
@@ -648,8 +667,8 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
     cols = larger(larger(cols, core), larger(s.h * s.hd, larger(r_embd, rest)));
     for (int i = 0; i < 4; i++)
         if (!(w->z[i] = alloc((size_t)(n * r_embd), sizeof(float), "latents", e))) goto failed;
-    if (!(w->t = alloc((size_t)(n * core), sizeof(float), "cores' outputs", e)) ||
-        !(w->u = alloc((size_t)(n * core), sizeof(float), "mixed cores' outputs", e)) ||
+    if (!(w->heads = alloc((size_t)(n * core), sizeof(float), "cores' outputs", e)) ||
+        !(w->slices = alloc((size_t)(n * core), sizeof(float), "mixed cores' outputs", e)) ||
         !(w->rest = alloc((size_t)(n * rest), sizeof(float), "inputs beside the pivots", e)) ||
         scratch_init(&w->scratch, rows, cols, e) ||
         attend_scratch(&w->attend, n, s.h, s.n_kv, s.hd + r_head, latent, larger(r_embd, s.hd), s.hd, e))
@@ -662,8 +681,8 @@ failed:
 
 void attention_work_free(AttentionWork *w) {
     for (int i = 0; i < 4; i++) free(w->z[i]);
-    free(w->t);
-    free(w->u);
+    free(w->heads);
+    free(w->slices);
     free(w->rest);
     scratch_free(&w->scratch);
     attend_scratch_free(&w->attend);
@@ -684,8 +703,8 @@ Cost attention_cost(const Attention *a) {
     for (int p = P_Q; p <= P_O; p++) count_use(&c, &a->w[p], 1);
     for (int i = 0; i < a->n_groups; i++) {
         const Group *g = &a->groups[i];
-        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0);              // in, out
-        double heads = 0, wide = 0;
+        double sides = (g->set & HAS_O ? 1 : 0) + (g->set & ~HAS_O ? 1 : 0);     // out: O; in: Q, K, V
+        double heads = 0, wide = 0;                               // heads; of them, those that U_head meets
         for (int p = P_Q; p <= P_O; p++) {
             if (!(g->set & 1 << p)) continue;
             heads += (double)heads_of(&a->shape, p);
@@ -696,8 +715,8 @@ Cost attention_cost(const Attention *a) {
         count_use(&c, &g->core, sides);
         count_use(&c, &g->head, wide);
         count_use(&c, &g->kind, 0);
-        if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);      // once a slice
-        if (g->pivot) c.bytes += 4.0 * (double)g->r_embd;
+        if (g->kind.rows) c.madds += heads * (double)(g->r_kind * g->r_head);    // sum_r U_kind t_r
+        if (g->pivot) c.bytes += 4.0 * (double)g->r_embd;                         // their indices
     }
     return c;
 }
@@ -710,7 +729,7 @@ Cost attention_cache_cost(const Attention *a, const Cache *c) {
                   (double)(a->shape.h * (c->k_width + c->z_width + c->v_width))};
 }
 
-// The dense form comes first and stays where no other wins, nor can be: rows in blocks of 32.
+// auto begins with the dense form and takes another that costs less, where its rows fill the type's blocks.
 Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm form) {
     bool may_k = a->group_of[P_K] >= 0 && a->pass > 0, may_v = a->group_of[P_V] >= 0;
     if (form == CACHE_LATENT) return cache_of(a, type, capacity, may_k, may_v);
@@ -718,9 +737,9 @@ Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm 
     for (int k = 0; form == CACHE_AUTO && k <= may_k; k++)
         for (int v = 0; v <= may_v; v++) {
             Cache c = cache_of(a, type, capacity, k, v);
-            Cost now = attention_cache_cost(a, &best), then = attention_cache_cost(a, &c);
+            Cost least = attention_cache_cost(a, &best), its = attention_cache_cost(a, &c);
             size_t bytes[3];
-            if (cache_size(&c, bytes) && then.bytes + then.madds / 4 < now.bytes + now.madds / 4) best = c;
+            if (cache_size(&c, bytes) && its.bytes + its.madds / 4 < least.bytes + least.madds / 4) best = c;
         }
     return best;
 }

@@ -191,8 +191,8 @@ int rebuild_group(const Attention *a, int i, float *w[4], Err *e) {
     size_t size = (size_t)(k.n[0] * k.n[1]) * (size_t)(k.n[2] * k.n[3]);
     int result = -1;
     double *made = alloc(size, sizeof *made, "attention tensor", e);
-    k.g = alloc(core, sizeof *k.g, "core", e);
-    if (!made || !k.g || read_core(a, t, k.g, e) ||
+    k.core = alloc(core, sizeof *k.core, "core", e);
+    if (!made || !k.core || read_core(a, t, k.core, e) ||
         read_embd(t, s->d, &k.u[EMBD], e) ||
         read_factor(&t->head, false, &k.u[HEAD], e) ||
         read_factor(&t->kind, false, &k.u[KIND], e) || tucker_reconstruct(&k, made, e)) goto done;

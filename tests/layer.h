@@ -20,7 +20,7 @@ static inline int64_t heads_of(const AttnShape *s, int p) { return p == P_Q || p
 static inline int64_t size_of(const AttnShape *s, int p) { return heads_of(s, p) * s->hd * s->d; }
 
 static inline double *tensor_of(const AttnShape *s, int set, float *const w[4], int64_t n[4]) {
-    n[EMBD] = s->d, n[HEAD] = s->hd, n[KIND] = group_kinds(set, s->h / s->n_kv), n[GROUP] = s->n_kv;
+    n[EMBD] = s->d, n[HEAD] = s->hd, n[KIND] = group_kinds(set, s->h / s->n_kv), n[KV_HEAD] = s->n_kv;
     double *t = numbers(count4(n));
     tensorise(s, set, (const float *const *)w, t);
     return t;
@@ -43,7 +43,7 @@ static inline double apart(const float *a, const float *b, int64_t n) {    // ma
 // A layer on factors and the dense matrices that they multiply out to: freed by free_layer.
 typedef struct {
     Attention a;
-    float *w[4], *bias[4], *mixed, *parts[32];
+    float *w[4], *bias[4], *owned, *parts[32];
     int n_parts;
 } Factored;
 
@@ -59,7 +59,7 @@ static inline float *random_part(Factored *f, int64_t n, double size, uint64_t *
 
 static inline void free_layer(Factored *f) {
     for (int i = 0; i < f->n_parts; i++) free(f->parts[i]);
-    free(f->mixed);
+    free(f->owned);
 }
 
 static inline int64_t wide(const AttnShape *s, int p) { return heads_of(s, p) * s->hd; }
@@ -152,7 +152,7 @@ static inline int new_layer(Factored *f, const AttnShape *s, const char *scheme,
         if (f->a.group_of[p] < 0)
             f->a.w[p] = p == P_O ? (Mat){f->w[p], s->d, wide(s, p), T_F32}
                                  : (Mat){f->w[p], wide(s, p), s->d, T_F32};
-    CHECK(attention_expand(&f->a, &f->mixed, &err) == 0, "%s", err.msg);
+    CHECK(attention_expand(&f->a, &f->owned, &err) == 0, "%s", err.msg);
     return PASS;
 }
 

@@ -69,7 +69,7 @@ static int worked_layer(Factored *f, int64_t pass) {
             }
         f->a.w[p] = (Mat){m, 2, 2, T_F32};
     }
-    CHECK(attention_expand(&f->a, &f->mixed, &err) == 0, "%s", err.msg);
+    CHECK(attention_expand(&f->a, &f->owned, &err) == 0, "%s", err.msg);
     return PASS;
 }
 
@@ -137,7 +137,7 @@ static int worked_tensor(void) {
     double lost = 0;
     for (int i = 0; i < 64; i++) lost += (t[i] - back[i]) * (t[i] - back[i]);
     CHECK(near(sqrt(lost / whole), tucker_error(&k, t)), "%g", lost);
-    SAYS("|G|^2 = %.0f, and the error is sqrt(25 - 16) / sqrt(25) = %.1f", norm2(k.g, 8), tucker_error(&k, t));
+    SAYS("|G|^2 = %.0f, and the error is sqrt(25 - 16) / sqrt(25) = %.1f", norm2(k.core, 8), tucker_error(&k, t));
     tucker_free(&k);
     free(t);
     free_layer(&f);
@@ -369,7 +369,7 @@ static int order_of(const AttnShape *s, int64_t r_embd, int64_t n, bool *rebuild
     AttentionWork w;
     Cache c = attention_cache(a, T_F32, n, CACHE_LATENT);
     size_t bytes = 0, size = (size_t)(n * s->h * s->hd) * sizeof(float);
-    CHECK(attention_expand(a, &f.mixed, &err) == 0 && cache_alloc(&c, &bytes, &err) == 0 &&
+    CHECK(attention_expand(a, &f.owned, &err) == 0 && cache_alloc(&c, &bytes, &err) == 0 &&
           attention_work(&w, a, sizeof *a, 1, n, s->d, &err) == 0, "%s", err.msg);
     CHECK(c.shared && c.z_width == r_embd && !c.k_width, "the cache is not z alone");
     cache_store(&c, 0, n, q, s->hd, z, z);

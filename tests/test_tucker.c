@@ -113,7 +113,7 @@ static int check_tucker(const char *name, const double *w, const int64_t n[4], c
           name, *error, tucker_error(&first, w));
     tucker_free(&first);
     tucker_free(&t);
-    CHECK(!t.g && !t.u[0], "%s: freed", name);
+    CHECK(!t.core && !t.u[0], "%s: freed", name);
     free(back);
     return PASS;
 }
@@ -183,7 +183,7 @@ static int one_mode_is_svd(void) {
         CHECK(tucker_hooi(&swept, w, n, r, 50, 1e-9, &err) == 0, "%s", err.msg);
         CHECK(fabs(tucker_error(&t, w) - want) < 1e-12, "mode %d: error %.15g, SVD %.15g", mode,
               tucker_error(&t, w), want);
-        CHECK(distance(t.g, swept.g, count4(r)) == 0, "mode %d: HOOI has nothing to do", mode);
+        CHECK(distance(t.core, swept.core, count4(r)) == 0, "mode %d: HOOI has nothing to do", mode);
         for (int64_t k = 0; k < r[mode]; k++) {            // the same vectors up to sign
             double cosine = 0;
             for (int64_t i = 0; i < rows; i++)
