@@ -499,7 +499,7 @@ static Cache cache_of(const Attention *a, int type, int64_t capacity, bool laten
 }
 
 // y (n, width) += bias (width), or nothing where bias is NULL.
-static void add_bias(const float *bias, float *y, int64_t n, int64_t width) {
+static void add_bias(float *y, const float *bias, int64_t n, int64_t width) {
     for (int64_t i = 0; bias && i < n; i++) add(y + i * width, bias, width);
 }
 
@@ -527,8 +527,8 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
         int set = g->set & wanted;
         if (!set) continue;
 
-        // mz (n, heads, r_head) = M z of every head of the group: one sweep over its cores. They are q, k
-        // or v at once, or, where U_head is still to come, stand one after the other in w->heads.
+        // mz (n, heads, r_head) = M z of every head of the group: one sweep over its cores. It goes to q, k,
+        // v themselves, or, where U_head is still to come, to w->heads, one after the other.
         float *mz[3], *next = w->heads;
         for (int p = P_Q; p <= P_V; p++) {
             mz[p] = head_used(a, p) ? next : y[p];
@@ -552,7 +552,7 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
     }
     if (head_moves(a, false)) wanted &= ~HAS_K;                // k is r_head wide: no bias, as in tucker.h
     for (int p = P_Q; p <= P_V; p++)
-        if (wanted & 1 << p) add_bias(a->bias[p], y[p], n, heads_of(s, p) * s->hd);
+        if (wanted & 1 << p) add_bias(y[p], a->bias[p], n, heads_of(s, p) * s->hd);
 }
 
 void attention_store(const Attention *a, const AttentionWork *w, Cache *c, int64_t pos, int64_t row,
@@ -638,7 +638,7 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
         else if (g->set == HAS_O) matmul(&w->scratch, sum, n, &(Linear){&g->embd, y}, 1);
         else matmul_t(&w->scratch, sum, n, &g->embd, y);                 // y = U_embd sum, stored transposed
     }
-    add_bias(a->bias[P_O], y, n, s->d);
+    add_bias(y, a->bias[P_O], n, s->d);
 }
 
 // ---- buffers -------------------------------------------------------------------------------------

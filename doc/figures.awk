@@ -87,14 +87,14 @@ function tensor(    i, x, kind, name, mode, way, size) {
         text(x + 30, 232, "head " (i < 2 ? i : "h-1"), "mid")
     }
     text(526, 150, "...", "mid")
-    text(640, 84, "its four modes", "soft")
-    split("EMBD HEAD KIND GROUP", mode, " ")
+    text(634, 84, "its four modes", "soft")
+    split("EMBD HEAD KIND KV_HEAD", mode, " ")
     split("down across behind aside", way, " ")
     split("d hd 4 h", size, " ")
     for (i = 1; i <= 4; i++) {
-        text(640, 86 + i * 22, mode[i])
-        text(690, 86 + i * 22, size[i])
-        text(720, 86 + i * 22, way[i], "soft")
+        text(634, 86 + i * 22, mode[i])
+        text(698, 86 + i * 22, size[i])
+        text(728, 86 + i * 22, way[i], "soft")
     }
 
     line(20, 254, 780, 254, "dash")
@@ -278,26 +278,26 @@ function rotary(    from, i, mid) {
     for (i = 1; i <= 3; i++) {
         px = 30
         factor_at(mid[i] + 20, 64, 14, "z", "z_t^T")
-        factor_at(mid[i] + 20, 30, 64, "q", "M_Q^T")
+        factor_at(mid[i] + 20, 30, 64, "q", "(M^Q)^T")
         from = px
         factor_at(mid[i] + 20, 48, 30, "u", i == 3 ? "U_pass^T" : "U_head^T")
         if (i == 2) factor_at(mid[i] + 20, 48, 48, "none", "R_(j-t)")
         factor_at(mid[i] + 20, 30, 48, "u", i == 3 ? "U_pass" : "U_head")
         if (i == 1) line(from - 6, mid[i] + 40, px - 28, mid[i], "cut")
         brace(from, px - 34, mid[i] + 56, i == 1 ? "= I" : i == 2 ? "another one for every j - t" : "the same for all j")
-        factor_at(mid[i] + 20, 64, 30, "k", "M_K")
+        factor_at(mid[i] + 20, 64, 30, "k", "M^K")
         factor_at(mid[i] + 20, 14, 64, "z", "z_j")
     }
     text(20, 28, "Learned positions: q_t . k_j", "head")
     text(500, 74, "Both are left out.")
-    lines(500, 92, "q and k are r_head wide,|or M_K goes to the query|and z_j is cached.", "soft")
+    lines(500, 92, "q and k are r_head wide,|or M^K goes to the query|and z_j is cached.", "soft")
     line(20, 182, 780, 182, "dash")
     text(20, 208, "Rotary positions", "head")
     lines(560, 260, "Nothing cancels, and|nothing passes R.")
     lines(560, 296, "q and k are widened|to hd, then turned;|k is cached turned.", "soft")
     line(20, 366, 780, 366, "dash")
     text(20, 392, "Part of a head rotated: the numbers that are not", "head")
-    lines(500, 446, "M_K and U_pass go to the|query, and z_j is cached.")
+    lines(500, 446, "M^K and U_pass go to the|query, and z_j is cached.")
     lines(500, 482, "The rotated numbers are|cached as above and add|their own sum.", "soft")
     finish()
 }

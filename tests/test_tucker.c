@@ -291,7 +291,7 @@ static int64_t written(const float *f, int64_t n) {
     return count;
 }
 
-// Multiplies the packed parts by the formula W_i^T = U_embd M_i^T U_head^T, entry by entry, and
+// Multiplies the packed parts, W_i = U_head M_i U_embd^T (of O its transpose), entry by entry, and
 // compares with the reconstruction; counts the numbers that are stored.
 static int check_pack(const AttnShape *s, int set, const int64_t r[4], const Tucker *x) {
     int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
@@ -425,7 +425,7 @@ static int factored_attention(void) {
         int rest = i / COUNT(shapes), turned = i / COUNT(shapes) / COUNT(schemes) / COUNT(ranks);
         const char *scheme = schemes[rest % COUNT(schemes)];
         const int64_t *rank = ranks[rest / COUNT(schemes) % COUNT(ranks)];
-        const int64_t passes[] = {s->hd, s->hd - 2, s->hd % 2};
+        const int64_t passes[] = {s->hd, s->hd - 2, s->hd % 2};         // no pair rotated, one, all of them
         Factored f;
         if (new_layer(&f, s, scheme, rank, passes[turned % 3], turned / 3, (uint64_t)i) == FAIL) return FAIL;
         uint64_t seed = 5;
