@@ -8,7 +8,64 @@
 
 #include "core/linalg.h"
 
-// ---- Part 1: a Tucker tensor ---------------------------------------------------------------------
+// ==================================================================================================
+// Part 1: the attention matrices as a tensor in Tucker's form
+// ==================================================================================================
+
+// ---- the attention tensor -----------------------------------------------------------------------
+//
+// W[e, a, kind, g]: number e of the embedding, number a of a head, which matrix, which KV head.
+// Query head i = g m + j is kind Q_j (and O_j) of KV head g.
+
+// Heads of projection p that belong to one KV head, each a kind of its own; and in all.
+static int64_t kinds_of(int p, int64_t m) { return p == P_Q || p == P_O ? m : 1; }
+static int64_t heads_of(const AttnShape *s, int p) { return p == P_Q || p == P_O ? s->h : s->n_kv; }
+
+// Where (e, a) of a head stands: in W_Q, W_K, W_V (heads*hd, d) at row = head * hd + a, column e; in
+// W_O (d, h*hd) at row e, column head * hd + a.
+static int64_t entry(const AttnShape *s, int p, int64_t row, int64_t e) {
+    return p == P_O ? e * s->h * s->hd + row : row * s->d + e;
+}
+
+// Kinds are numbered in the order Q, K, V, O: before those of p stand the kinds of the projections before it.
+int64_t kind_index(int set, int64_t m, int p, int64_t j) {
+    int64_t kind = j;
+    for (int q = P_Q; q < p; q++)
+        if (set & 1 << q) kind += kinds_of(q, m);
+    return kind;
+}
+
+int64_t group_kinds(int set, int64_t m) { return kind_index(set, m, P_O + 1, 0); }
+
+void tensorise(const AttnShape *s, int set, const float *const w[4], double *t) {
+    int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
+    for (int p = P_Q; p <= P_O; p++) {
+        if (!(set & 1 << p)) continue;
+        for (int64_t head = 0; head < heads_of(s, p); head++) {
+            int64_t g = head / kinds_of(p, m), kind = kind_index(set, m, p, head % kinds_of(p, m));
+            for (int64_t a = 0; a < s->hd; a++)
+                for (int64_t e = 0; e < s->d; e++)
+                    t[((e * s->hd + a) * kinds + kind) * s->n_kv + g] =
+                        w[p][entry(s, p, head * s->hd + a, e)];
+        }
+    }
+}
+
+void untensorise(const AttnShape *s, int set, const double *t, float *const w[4]) {
+    int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
+    for (int p = P_Q; p <= P_O; p++) {
+        if (!(set & 1 << p) || !w[p]) continue;
+        for (int64_t head = 0; head < heads_of(s, p); head++) {
+            int64_t g = head / kinds_of(p, m), kind = kind_index(set, m, p, head % kinds_of(p, m));
+            for (int64_t a = 0; a < s->hd; a++)
+                for (int64_t e = 0; e < s->d; e++)
+                    w[p][entry(s, p, head * s->hd + a, e)] =
+                        (float)t[((e * s->hd + a) * kinds + kind) * s->n_kv + g];
+        }
+    }
+}
+
+// ---- Tucker's form ------------------------------------------------------------------------------
 //
 //     W[e, a, k, g]  ~  sum over p, q, r of  G[p, q, r, g] U_embd[e, p] U_head[a, q] U_kind[k, r]
 //
@@ -210,57 +267,7 @@ void tucker_free(Tucker *t) {
     *t = (Tucker){0};
 }
 
-// ---- the attention tensor ------------------------------------------------------------------------
-//
-// W[e, a, kind, g]: number e of the embedding, number a of a head, which matrix, which KV head.
-// Query head i = g m + j is kind Q_j (and O_j) of KV head g.
-
-// How many heads of projection p belong to one KV head: as many kinds it has.
-static int64_t kinds_of(int p, int64_t m) { return p == P_Q || p == P_O ? m : 1; }
-
-// Where (e, a) of a head stands: in W_Q, W_K, W_V (heads*hd, d) at row = head * hd + a, column e; in
-// W_O (d, h*hd) at row e, column head * hd + a.
-static int64_t entry(const AttnShape *s, int p, int64_t row, int64_t e) {
-    return p == P_O ? e * s->h * s->hd + row : row * s->d + e;
-}
-
-// Kinds are numbered in the order Q, K, V, O: before those of p stand the kinds of the projections before it.
-int64_t kind_index(int set, int64_t m, int p, int64_t j) {
-    int64_t kind = j;
-    for (int q = P_Q; q < p; q++)
-        if (set & 1 << q) kind += kinds_of(q, m);
-    return kind;
-}
-
-int64_t group_kinds(int set, int64_t m) { return kind_index(set, m, P_O + 1, 0); }
-
-void tensorise(const AttnShape *s, int set, const float *const w[4], double *t) {
-    int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
-    for (int p = P_Q; p <= P_O; p++) {
-        if (!(set & 1 << p)) continue;
-        for (int64_t head = 0; head < kinds_of(p, m) * s->n_kv; head++) {
-            int64_t g = head / kinds_of(p, m), kind = kind_index(set, m, p, head % kinds_of(p, m));
-            for (int64_t a = 0; a < s->hd; a++)
-                for (int64_t e = 0; e < s->d; e++)
-                    t[((e * s->hd + a) * kinds + kind) * s->n_kv + g] =
-                        w[p][entry(s, p, head * s->hd + a, e)];
-        }
-    }
-}
-
-void untensorise(const AttnShape *s, int set, const double *t, float *const w[4]) {
-    int64_t m = s->h / s->n_kv, kinds = group_kinds(set, m);
-    for (int p = P_Q; p <= P_O; p++) {
-        if (!(set & 1 << p) || !w[p]) continue;
-        for (int64_t head = 0; head < kinds_of(p, m) * s->n_kv; head++) {
-            int64_t g = head / kinds_of(p, m), kind = kind_index(set, m, p, head % kinds_of(p, m));
-            for (int64_t a = 0; a < s->hd; a++)
-                for (int64_t e = 0; e < s->d; e++)
-                    w[p][entry(s, p, head * s->hd + a, e)] =
-                        (float)t[((e * s->hd + a) * kinds + kind) * s->n_kv + g];
-        }
-    }
-}
+// ---- as it is stored ----------------------------------------------------------------------------
 
 // out = U (n, r), or U^T (r, n); a factor that is NULL is the identity.
 static void pack_factor(const Tucker *t, int mode, bool transposed, float *out) {
@@ -375,10 +382,6 @@ void attention_dense_twin(const AttnShape *s, const float *const w[4], const flo
 // The group of projection p; NULL: p is dense.
 static const Group *group_of(const Attention *a, int p) {
     return a->group_of[p] < 0 ? NULL : &a->groups[a->group_of[p]];
-}
-
-static int64_t heads_of(const AttnShape *s, int p) {
-    return p == P_Q || p == P_O ? s->h : s->n_kv;
 }
 
 // Whether U_head of K is applied to the queries, q . (U_head M z) = (U_head^T q) . (M z): where nothing of a
@@ -641,7 +644,7 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
     add_bias(y, a->bias[P_O], n, s->d);
 }
 
-// ---- buffers -------------------------------------------------------------------------------------
+// ---- buffers ------------------------------------------------------------------------------------
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -689,7 +692,7 @@ void attention_work_free(AttentionWork *w) {
     memset(w, 0, sizeof *w);
 }
 
-// ---- what it costs -------------------------------------------------------------------------------
+// ---- what it costs ------------------------------------------------------------------------------
 
 // A matrix that is read once and used `uses` times.
 static void count_use(Cost *c, const Mat *w, double uses) {

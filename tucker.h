@@ -13,10 +13,25 @@
 
 #include "core/attend.h"
 
-// ---- Part 1: a Tucker tensor ---------------------------------------------------------------------
+// ---- Part 1: the attention matrices as a tensor in Tucker's form ----------------------------------
 
-// The modes (axes) of an attention tensor, in this order: x1 is the product of mode EMBD, and so on.
-enum { EMBD, HEAD, KIND, KV_HEAD };
+// Projections that share one set of factors form a group, written as a `set` of bits or as letters, "qkv".
+// Its tensor W[e, a, kind, g] is d x hd x kinds x n_kv: slice [:, :, kind, g] is one head's W^T (of O: its
+// W). With multi-head attention the kinds of "qkvo" are Q, K, V, O: the paper's tensor. With grouped-query
+// attention the m query heads of a KV head g are m kinds of their own, Q_1 … Q_m, K, V, O_1 … O_m, so that
+// no K or V is ever repeated: kinds = 2m + 2.
+enum { P_Q, P_K, P_V, P_O };       // a projection; its bit is 1 << P
+enum { HAS_Q = 1, HAS_K = 2, HAS_V = 4, HAS_O = 8 };
+enum { EMBD, HEAD, KIND, KV_HEAD };                    // the tensor's modes (axes): x1 multiplies EMBD, …
+
+typedef struct { int64_t d, h, n_kv, hd; } AttnShape;
+
+int64_t group_kinds(int set, int64_t m);               // number of kinds of the group
+// Kind number of projection p's j-th head of a KV head (j < m for Q and O, else 0).
+int64_t kind_index(int set, int64_t m, int p, int64_t j);
+// t (d, hd, kinds, n_kv) from the matrices of the set (the others are not read), and back (not into NULL).
+void tensorise(const AttnShape *s, int set, const float *const w[4], double *t);
+void untensorise(const AttnShape *s, int set, const double *t, float *const w[4]);
 
 // W ~ G x1 U_embd x2 U_head x3 U_kind, a tensor of n[0] x n[1] x n[2] x n[3] numbers and its parts. A KV
 // head has a core of its own: its mode has no factor. Last axes are contiguous.
@@ -46,24 +61,6 @@ int tucker_reconstruct(const Tucker *t, double *w, Err *e);     // w (n[0], …,
 // |W - W'| / |W| by the identity |W - W'|^2 = |W|^2 - |G|^2 (orthonormal factors); 0 for W = 0.
 double tucker_error(const Tucker *t, const double *w);
 void tucker_free(Tucker *t);
-
-// ---- the attention tensor ------------------------------------------------------------------------
-// Projections that share one set of factors form a group, written as a `set` of bits. Its tensor is
-// d x hd x kinds x n_kv: slice [:, :, kind, g] is one head's W^T (of O: its W). With multi-head
-// attention the kinds of "qkvo" are Q, K, V, O: the paper's tensor. With grouped-query attention
-// the m query heads of a KV head are m kinds of their own, Q_1 … Q_m, K, V, O_1 … O_m, so that no
-// K or V is ever repeated: kinds = 2m + 2.
-enum { P_Q, P_K, P_V, P_O };       // a projection; its bit is 1 << P
-enum { HAS_Q = 1, HAS_K = 2, HAS_V = 4, HAS_O = 8 };
-
-typedef struct { int64_t d, h, n_kv, hd; } AttnShape;
-
-int64_t group_kinds(int set, int64_t m);               // number of kinds of the group
-// Kind number of projection p's j-th head in its KV group (j < m for Q and O, else 0).
-int64_t kind_index(int set, int64_t m, int p, int64_t j);
-// t (d, hd, kinds, n_kv) from the matrices of the set (the others are not read), and back.
-void tensorise(const AttnShape *s, int set, const float *const w[4], double *t);
-void untensorise(const AttnShape *s, int set, const double *t, float *const w[4]);
 
 // The parts of a decomposed group as they are stored and run (see Group below). Each may be NULL.
 //   embd      U_embd^T (r_embd, d); of the group "o" alone: U_embd (d, r_embd)
