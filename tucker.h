@@ -157,8 +157,8 @@ Cache attention_cache(const Attention *a, int type, int64_t capacity, CacheForm 
 
 // The four steps of a layer, called in this order; the caller rotates q and k after the first.
 //
-// x (n, d), one row a token's normed input -> q (n, h, hd), k (n, n_kv, hd), v (n, n_kv, hd), or r_head
-// wide: v and k where the dense cache has them so, q where U_head cancels between it and k. What c
+// x (n, d), one row a token's normed input -> q (n, h, hd), k, v (n, n_kv, hd) with their biases; or r_head
+// wide: k and v where the dense cache has them so, q where U_head cancels between it and k. What c
 // caches as latents alone is not computed; latents stay in w until attention_out.
 void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const float *x, int64_t n,
                    float *q, float *k, float *v);
