@@ -2,36 +2,45 @@
 // and export/export.c are the only ones that print errors and exit.
 #include "tools/draft.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const char usage[] =
-"usage: ./run MODEL [options]           MODEL: a .tbin, or a dense GGUF\n"
-"text   -p TEXT | -f FILE | standard input     the prompt; \"\" begins with BOS alone\n"
-"       -i                chat, with the model's own template; -p is then the first message\n"
-"       --system TEXT     the chat's system message\n"
-"       --no-echo         print only what is generated, not the prompt; --ids: as token ids\n"
-"       -n N              tokens to generate (256; chat: to the end of the context)\n"
-"       -c N              positions of the cache (prompt + n; chat: 4096; perplexity: 512)\n"
-"draw   -s SEED (1)  --temp T (0.8; 0: greedy)  --top-k K (40; 0: all)  --top-p P (0.95)\n"
-"       --min-p P (0.05)  --repeat-penalty R (1: off)  --repeat-last N (64)\n"
-"run    -t N              threads (OMP_NUM_THREADS, else all cores)\n"
-"       -b N              tokens computed together in a prompt (128)\n"
-"       --kv f32|f16|q8   type of the cache (f16)\n"
-"       --cache auto|dense|latent    latents for K, V in factored layers (auto: by cost)\n"
-"       --draft FILE [--draft-tokens N]  a cheaper model proposes N tokens (5), MODEL judges\n"
-"other  --info            configuration, ranks, parameters and bytes by part\n"
-"       --explain [--layer L] [-p TEXT]    a layer's factors to scale, their costs, what heads see\n"
-"       --perplexity FILE [-c N] [--windows K]    how well the model predicts a text\n"
-"       --eval FILE.jsonl [--limit K] [--eval-out OUT.jsonl] [--eval-against MODEL]\n"
-"                         benchmark items: accuracy and loss; of two models, a paired test\n"
-"       --fill-mask TEXT [--top K]                the K likeliest words (5) for each mask: encoders\n"
-"       --embed TEXT | --embed-file FILE [--pool mean|first]    a text, or each line, as one vector\n"
-"       --bench [--json] [--repeat N] [--bench-depths 0,2048,8192]    how fast it runs here\n"
-"       --tokenize FILE   ids of a text on one line; --detokenize FILE: back (FILE \"-\": stdin)\n"
-"       --version  -h     about the program; this page\n";
+"usage: ./run MODEL [options]            MODEL: a .tbin, or a dense GGUF\n"
+"text   -p TEXT | -f FILE | standard input    the prompt (\"\": from BOS alone)\n"
+"       -i               chat, by the model's own template; -p: its first message\n"
+"       --system TEXT    the chat's system message\n"
+"       --no-echo        without the prompt       --ids   token ids, not text\n"
+"       -n N             tokens to generate (256; chat: as many as there is room)\n"
+"       -c N             positions of the cache (prompt + n; chat: 4096)\n"
+"draw   -s SEED (1)      --temp T (0.8; 0: greedy)\n"
+"       --top-k K (40; 0: all)     --top-p P (0.95)     --min-p P (0.05)\n"
+"       --repeat-penalty R (1: off)     --repeat-last N (64)\n"
+"run    -t N             threads (OMP_NUM_THREADS, else all cores)\n"
+"       -b N             tokens computed together in a prompt (128)\n"
+"       --kv f32|f16|q8  type of the cache (f16)\n"
+"       --cache auto|dense|latent    K and V of factored layers (auto: by cost)\n"
+"       --draft FILE     a cheaper model proposes, MODEL judges: the same text\n"
+"       --draft-tokens N     at once (5)\n"
+"look   --info           configuration, ranks, parameters and bytes by part\n"
+"       --explain        a layer's factors to scale and what a token costs in it\n"
+"       --layer L            which (the middle one of those that are factored)\n"
+"       -p TEXT              and what its heads look at in a text\n"
+"judge  --perplexity FILE    how well it predicts a text\n"
+"       -c N  --windows K    in windows of N positions (512), K of them (all)\n"
+"       --eval FILE.jsonl    benchmark items: accuracy and loss\n"
+"       --limit K  --eval-out OUT.jsonl    the first K; outcomes of every item\n"
+"       --eval-against MODEL    both models, and a paired test\n"
+"       --bench          how fast it runs here\n"
+"       --json  --repeat N (5)  --bench-depths 0,2048,8192\n"
+"encode --fill-mask TEXT [--top K]    the K likeliest words (5) of each mask\n"
+"       --embed TEXT | --embed-file FILE    a text, or each line, as one vector\n"
+"       --pool mean|first    of its tokens' vectors (mean)\n"
+"ids    --tokenize FILE | --detokenize FILE    text to ids, and back (\"-\": stdin)\n"
+"       --version  -h\n";
 
 typedef enum { DO_GENERATE, DO_CHAT, DO_INFO, DO_EXPLAIN, DO_PERPLEXITY, DO_EVAL, DO_FILL_MASK, DO_EMBED,
                DO_EMBED_FILE, DO_BENCH, DO_TOKENIZE, DO_DETOKENIZE } Action;
@@ -67,8 +76,9 @@ static void leave(void) {                                  // what was printed h
 
 static int64_t whole(const char *flag, const char *text, int64_t min, int64_t max) {
     char *end, message[256];
+    errno = 0;
     long long v = strtoll(text, &end, 10);
-    if (end == text || *end || v < min || v > max) {
+    if (end == text || *end || errno || v < min || v > max) {
         snprintf(message, sizeof message, "%s takes a whole number from %lld to %lld, not \"%.60s\"",
                  flag, (long long)min, (long long)max, text);
         die(message);
@@ -96,12 +106,27 @@ static int choice(const char *flag, const char *text, const char *const *names, 
     return -1;
 }
 
+static bool among(const char *a, const char *const *names, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(a, names[i]) == 0) return true;
+    return false;
+}
+
 static void tool(Options *o, Action a, const char *file) {
     o->action = a;
     o->tool_file = file;
 }
 
 static Options read_options(int argc, char **argv) {
+    static const char *const plain[] = {"-h", "--help", "--version", "-i", "--info", "--explain", "--bench",
+                                        "--json", "--no-echo", "--ids"};
+    static const char *const valued[] = {
+        "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
+        "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
+        "--perplexity", "--eval", "--eval-out", "--eval-against", "--limit", "--tokenize",
+        "--detokenize", "--fill-mask", "--top", "--embed", "--embed-file", "--pool", "--repeat",
+        "--bench-depths", "--layer", "--draft", "--draft-tokens"};
+    const size_t n_plain = sizeof plain / sizeof *plain, n_valued = sizeof valued / sizeof *valued;
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
     static const char *const forms[] = {"auto", "dense", "latent"}, *const pools[] = {"mean", "first"};
@@ -113,8 +138,8 @@ static Options read_options(int argc, char **argv) {
         #define IS(flag) (strcmp(a, flag) == 0)
         if (IS("-h") || IS("--help")) { fputs(usage, stdout); leave(); }
         if (IS("--version")) {
-            printf("tensorllm.c, %s, %s kernels, %d threads%s\n", COMPILER, kernels_isa(),
-                   threads_get(),
+            printf("tensorllm.c, %s, %s kernels, %d thread%s%s\n", COMPILER, kernels_isa(),
+                   threads_get(), threads_get() == 1 ? "" : "s",
         #ifdef _OPENMP
                    "");
         #else
@@ -134,18 +159,12 @@ static Options read_options(int argc, char **argv) {
             o.model = a;
             continue;
         }
-        static const char *const valued[] = {
-            "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
-            "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
-            "--perplexity", "--eval", "--eval-out", "--eval-against", "--limit", "--tokenize",
-            "--detokenize", "--fill-mask", "--top", "--embed", "--embed-file", "--pool", "--repeat",
-            "--bench-depths", "--layer", "--draft", "--draft-tokens"};
-        bool known = false;
-        for (size_t k = 0; k < sizeof valued / sizeof *valued; k++) known |= IS(valued[k]);
-        if (!known || !v) {
+        const bool known = among(a, valued, n_valued);
+        if (!known || !v || among(v, valued, n_valued) || among(v, plain, n_plain)) {
             char message[256];
-            snprintf(message, sizeof message, known ? "%.100s needs a value (-h shows all flags)"
-                                                    : "unknown flag %.100s (-h shows all)", a);
+            snprintf(message, sizeof message, !known ? "unknown flag %.100s (-h shows all)" : !v
+                     ? "%.100s needs a value (-h shows all flags)"
+                     : "%.100s needs a value, and %.100s is a flag", a, v);
             die(message);
         }
         i++;
@@ -199,6 +218,9 @@ static Options read_options(int argc, char **argv) {
     if (!o.bench.depths) o.bench.depths = "0,2048,8192";
     if (o.action != DO_EVAL && (o.against || o.eval_out || o.limit))
         die("--limit, --eval-out and --eval-against go with --eval");
+    if (o.eval_out && (same_file(o.eval_out, o.model) || same_file(o.eval_out, o.tool_file) ||
+                       (o.against && same_file(o.eval_out, o.against))))
+        die("--eval-out is a file that is read: choose another");
     return o;
 }
 
@@ -548,6 +570,9 @@ typedef enum { NO_MODEL, MODEL_IF_ANY, MODEL } Needs;      // IF_ANY: a vocabula
 
 static int load(Opened *f, Loaded *l, const char *path, Needs needs, Err *e) {
     *l = (Loaded){.path = path, .file = &f->file, .vocab = &f->vocab};
+    if (path_kind(path) == PATH_FOLDER)
+        return fail(e, "%s: is a folder, not a model file (export/export makes one of a Hugging Face folder)",
+                    path);
     if (gguf_open(&f->file, path, e) || vocab_from_gguf(&f->vocab, &f->file, e)) return -1;
     if (needs == MODEL || (needs == MODEL_IF_ANY && f->file.n_tensors)) {
         if (model_bind(&f->model, &f->file, e)) return -1;

@@ -20,6 +20,7 @@
 #include <dirent.h>
 #include <sys/mman.h>
 #ifndef __wasi__
+#include <sys/file.h>
 #include <sys/resource.h>
 #endif
 #endif
@@ -89,6 +90,8 @@ FILE *open_file(const char *path, const char *mode) {
     return f;
 }
 
+FILE *create_file(const char *path) { return open_file(path, "wb"); }
+
 int remove_file(const char *path) {
     wchar_t *w = wide(path);
     int result = w ? _wunlink(w) : -1;
@@ -142,6 +145,33 @@ bool same_file(const char *a, const char *b) {
 }
 
 FILE *open_file(const char *path, const char *mode) { return fopen(path, mode); }
+
+#ifdef __wasi__
+FILE *create_file(const char *path) { return fopen(path, "wb"); }
+#else
+// The lock goes with the stream, even when the process is killed. It is of a file, not of a name: one that
+// another process has renamed or removed meanwhile is let go.
+FILE *create_file(const char *path) {
+    for (int tries = 0; tries < 9; tries++) {
+        Stat ours, named;
+        FILE *f = fopen(path, "r+b");
+        if (!f && errno == ENOENT) f = fopen(path, "wbx");
+        if (!f && errno == EEXIST) continue;
+        if (!f) return NULL;
+        if (flock(fileno(f), LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+            fclose(f);
+            errno = EBUSY;
+            return NULL;
+        }
+        if (!fstat(fileno(f), &ours) && !stat(path, &named) && ours.st_ino == named.st_ino &&
+            ours.st_dev == named.st_dev && !ftruncate(fileno(f), 0)) return f;
+        fclose(f);
+    }
+    errno = EBUSY;
+    return NULL;
+}
+#endif
+
 int remove_file(const char *path) { return unlink(path); }
 int replace_file(const char *from, const char *to) { return rename(from, to); }
 int seek_file(FILE *f, uint64_t to) { return fseeko(f, (off_t)to, SEEK_SET); }

@@ -132,9 +132,10 @@ int out_open(FileOut *o, const char *path, Err *e) {
         out_abort(o);
         return -1;
     }
-    o->f = open_file(o->part, "wb");
+    o->f = create_file(o->part);
     if (!o->f) {
-        fail(e, "%s: cannot create: %s", o->part, strerror(errno));
+        fail(e, "%s: cannot create: %s", o->part,
+             errno == EBUSY ? "another process is writing it" : strerror(errno));
         out_abort(o);
         return -1;
     }

@@ -92,6 +92,8 @@ bool is_separator(char c);                             // of the parts of a path
 const char *path_name(const char *path);               // behind its last separator
 bool is_name(const char *s, size_t n);                 // of a file, without any way to another folder
 FILE *open_file(const char *path, const char *mode);   // fopen
+// Empty, for writing. EBUSY while another process has it from here, where the system can tell.
+FILE *create_file(const char *path);
 int seek_file(FILE *f, uint64_t to);
 int sync_file(FILE *f);                                // flushed, and on the disk
 int replace_file(const char *from, const char *to);    // to may exist: at no moment is it missing

@@ -11,27 +11,35 @@
 
 static const char usage[] =
 "usage: export/export SOURCE -o OUT [options]\n"
-"SOURCE   a Hugging Face folder (config.json, *.safetensors), a GGUF, or a llama2.c .bin\n"
-"         --tokenizer FILE  instead of the one beside the weights\n"
-"budget   --keep F          part of the parameters that stays (0.5), of what may be factored\n"
-"         --size BYTES      instead: size of the file (90M)      --loss NATS  rise of the loss\n"
-"         --rank E[,H[,K]]  instead: ranks of U_embd, U_head and U_kind everywhere\n"
-"what     --layers L        all (default), or 7,8,20-25; the others stay dense\n"
-"         --scheme S        groups that share factors: qkvo (the paper's), qkv+o, q+k+o, ...;\n"
-"                           projections left out stay dense; none. Default: chosen by the budget\n"
-"         --ffn F           LASER on the feed-forward: auto, or gate:27:0.01,up:20-25:0.5\n"
-"         --trawl T         TRAWL: ffn:20-25/2:cp:0.5, attn:29:tucker:0.5 (stays dense in the file)\n"
-"how      --method M        weighted by data: fisher (default), kl, input; plain: hooi, hosvd\n"
-"         --calib C         text for it: self (default: the model writes it), FILE, self,FILE\n"
-"         --calib-tokens N  (24576)  --calib-window N  (256)  --seed N  of its own text (1)\n"
-"         --refit     fit the feed-forward's down projections to what attention became\n"
-"         --no-pivot  store identity blocks     --sweeps N  of hooi (10)\n"
-"         --type T          of stored matrices: f32 f16 bf16 q8_0 q4_0 q4_1. Without it dense\n"
-"                           ones keep theirs and factors take it (weighted ones of 4 bits: q8_0)\n"
-"then     --verify FILE     compare with the dense model on a text, --windows K (16) of 512\n"
-"         --report FILE     an HTML page     --sweep 1.33,2,4  with the loss at these ratios\n"
+"SOURCE   a Hugging Face folder (config.json, *.safetensors, a tokenizer),\n"
+"         a GGUF, or a llama2.c .bin\n"
+"         --tokenizer FILE  instead of the one beside the weights (not of a GGUF)\n"
+"budget   --keep F          the part of what may be factored that stays (0.5)\n"
+"         --size BYTES      instead: the size of the file, such as 90M\n"
+"         --loss NATS       instead: the rise of the loss, such as 0.02\n"
+"         --rank E[,H[,K]]  instead: ranks of U_embd, U_head, U_kind everywhere\n"
+"what     --layers L        all (default), or 7,8,20-25; others stay dense\n"
+"         --scheme S        groups that share a factor: qkvo (the paper's),\n"
+"                           qkv+o, q+k+o, ...; what is left out stays dense;\n"
+"                           none. Without it the budget chooses\n"
+"         --ffn F           LASER: auto, or gate:27:0.01,up:20-25:0.5\n"
+"         --trawl T         TRAWL: ffn:20-25/2:cp:0.5,attn:29:tucker:0.5\n"
+"how      --method M        by data: fisher (default), kl, input; plain, by the\n"
+"                           weights alone: hooi, hosvd\n"
+"         --calib C         its text: self (default; the model writes it), FILE,\n"
+"                           or self,FILE\n"
+"         --calib-tokens N (24576)  --calib-window N (256)  --seed N (1)\n"
+"         --refit           fit W_down to what attention became\n"
+"         --no-pivot        store identity blocks, too\n"
+"         --sweeps N        of hooi (10)\n"
+"         --type T          of matrices: f32 f16 bf16 q8_0 q4_0 q4_1 (as they\n"
+"                           are; factors of 4-bit matrices by data: q8_0)\n"
+"then     --verify FILE     compare with the dense model on a text,\n"
+"         --windows K       in K windows of 512 tokens (16)\n"
+"         --report FILE     draw what was done: an HTML page\n"
+"         --sweep 1.33,2,4  in it, the loss at these ratios\n"
 "instead  --dense           no factors: an ordinary GGUF\n"
-"         --rebuild         SOURCE is a .tbin: multiply its factors back, into an ordinary GGUF\n"
+"         --rebuild         a .tbin's factors multiplied back: an ordinary GGUF\n"
 "other    -t N  threads     -q  print errors only     --version     -h\n";
 
 // What the command line asks beside the export itself.
@@ -196,7 +204,20 @@ static void settle(Job *j, bool method) {
     if (!j->windows) j->windows = 16;
 }
 
+static bool among(const char *a, const char *const *names, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(a, names[i]) == 0) return true;
+    return false;
+}
+
 static Job read_options(int argc, char **argv) {
+    static const char *const plain[] = {"-h", "--help", "--version", "--dense", "--rebuild", "--refit",
+                                        "--no-pivot", "-q"};
+    static const char *const valued[] = {
+        "-o", "--tokenizer", "--scheme", "--layers", "--keep", "--size", "--loss", "--rank",
+        "--ffn", "--trawl", "--method", "--calib", "--calib-tokens", "--calib-window", "--seed",
+        "--sweeps", "--type", "--verify", "--windows", "--report", "--sweep", "-t"};
+    const size_t n_plain = sizeof plain / sizeof *plain, n_valued = sizeof valued / sizeof *valued;
     Job j = {.o = {.type = -1, .sweeps = -1}};
     Options *o = &j.o;
     bool method = false;
@@ -215,16 +236,12 @@ static Job read_options(int argc, char **argv) {
             o->source = a;
             continue;
         }
-        static const char *const flags[] = {
-            "-o", "--tokenizer", "--scheme", "--layers", "--keep", "--size", "--loss", "--rank",
-            "--ffn", "--trawl", "--method", "--calib", "--calib-tokens", "--calib-window", "--seed",
-            "--sweeps", "--type", "--verify", "--windows", "--report", "--sweep", "-t"};
-        bool known = false;
-        for (size_t k = 0; k < sizeof flags / sizeof *flags; k++) known |= IS(flags[k]);
-        if (!known || !v) {
+        const bool known = among(a, valued, n_valued);
+        if (!known || !v || among(v, valued, n_valued) || among(v, plain, n_plain)) {
             char message[256];
-            snprintf(message, sizeof message, known ? "%.100s needs a value (-h shows all flags)"
-                                                    : "unknown flag %.100s (-h shows all)", a);
+            snprintf(message, sizeof message, !known ? "unknown flag %.100s (-h shows all)" : !v
+                     ? "%.100s needs a value (-h shows all flags)"
+                     : "%.100s needs a value, and %.100s is a flag", a, v);
             die(message);
         }
         i++;
@@ -260,23 +277,59 @@ static Job read_options(int argc, char **argv) {
     return j;
 }
 
-// The output must not take the place of what it is made from. Within a source folder only a GGUF,
-// that is an earlier output, is replaced.
-static void check_output(const Options *o) {
-    char dir[4096], message[512], magic[4] = {0};
-    bool same = same_file(o->source, o->out) || (o->tokenizer && same_file(o->tokenizer, o->out));
-    const int n = (int)(path_name(o->out) - o->out);
-    snprintf(dir, sizeof dir, "%.*s", n ? n : 1, n ? o->out : ".");
-    if (!same && path_kind(o->out) == PATH_FILE && path_kind(o->source) == PATH_FOLDER &&
-        same_file(dir, o->source)) {
-        FILE *f = open_file(o->out, "rb");
-        same = !f || fread(magic, 1, 4, f) != 4 || memcmp(magic, "GGUF", 4) != 0;
-        if (f) fclose(f);
-    }
-    if (!same) return;
-    snprintf(message, sizeof message, "%.300s: is the source, or a part of it (choose another -o)",
-             o->out);
+static void bad_file(const char *path, const char *what, const char *flag) {
+    char message[512];
+    snprintf(message, sizeof message, "%.300s: %s (choose another %s)", path, what, flag);
     die(message);
+}
+
+// The file of a calibration, NULL where the model alone writes the text.
+static const char *calibration_file(const Options *o) {
+    const char *c = o->calibration;
+    if (strcmp(c, "self") == 0) return NULL;
+    return strncmp(c, "self,", 5) == 0 ? c + 5 : c;
+}
+
+// What is written must not take the place of what is read. Within a source folder only what an earlier
+// export has left is replaced: what begins like it.
+static void check_output(const Job *j, const char *flag, const char *out, const char *like) {
+    const Options *o = &j->o;
+    const char *const source = "is the source, or a part of it", *text = calibration_file(o);
+    if (same_file(o->source, out) || (o->tokenizer && same_file(o->tokenizer, out)))
+        bad_file(out, source, flag);
+    if ((text && same_file(text, out)) || (j->verify && same_file(j->verify, out)))
+        bad_file(out, "is a text that is read", flag);
+    char dir[4096], begin[16];
+    const int n = (int)(path_name(out) - out);
+    snprintf(dir, sizeof dir, "%.*s", n ? n : 1, n ? out : ".");
+    if (path_kind(out) != PATH_FILE || path_kind(o->source) != PATH_FOLDER || !same_file(dir, o->source))
+        return;
+    FILE *f = open_file(out, "rb");
+    const size_t size = strlen(like);
+    const bool ours = f && fread(begin, 1, size, f) == size && memcmp(begin, like, size) == 0;
+    if (f) fclose(f);
+    if (!ours) bad_file(out, source, flag);
+}
+
+// A text that will be read after minutes of work is looked for at once. Pipes are not opened twice.
+static void check_text(const char *path) {
+    char message[512];
+    const PathKind kind = path ? path_kind(path) : PATH_FILE;
+    if (kind != PATH_NONE && kind != PATH_FOLDER) return;
+    snprintf(message, sizeof message, "%.300s: %s", path, kind == PATH_NONE ? "there is no such file"
+             : "is a folder, not a text");
+    die(message);
+}
+
+static void check_files(const Job *j) {
+    check_output(j, "-o", j->o.out, "GGUF");
+    if (j->report) {
+        check_output(j, "--report", j->report, "<!doctype");
+        if (!strcmp(j->report, j->o.out) || same_file(j->report, j->o.out))
+            bad_file(j->report, "is the output of -o", "--report");
+    }
+    if (weighted(&j->o)) check_text(calibration_file(&j->o));
+    check_text(j->verify);
 }
 
 // ---- the work -----------------------------------------------------------------------------------
@@ -293,7 +346,8 @@ static void progress(void *ctx, const char *what, double done, double total) {
     last = now;
     const double part = total > 0 ? done / total : 1;
     fprintf(stderr, tty ? "\r%-24s %3.0f %%" : "%s: %.0f %%", what, 100 * part);
-    if (part > 0 && part < 1) fprintf(stderr, ", %.0f s left   ", (now - start) * (1 / part - 1));
+    if (part > 0 && part < 1 && now - start > 1)       // before that it would be a guess
+        fprintf(stderr, ", %.0f s left   ", (now - start) * (1 / part - 1));
     else if (done >= total) fprintf(stderr, ", %.1f s        ", now - start);
     fputc(done >= total || !tty ? '\n' : ' ', stderr);
     fflush(stderr);
@@ -347,9 +401,8 @@ static int calibration_text(Export *x, Err *e) {
     const Options *o = &x->job->o;
     const int64_t context = x->model.config.context;
     const int64_t window = o->calib_window < context ? o->calib_window : context;
-    const char *comma = strchr(o->calibration, ',');
-    const bool self = strcmp(o->calibration, "self") == 0 || strncmp(o->calibration, "self,", 5) == 0;
-    const char *file = !self ? o->calibration : comma ? comma + 1 : NULL;
+    const char *file = calibration_file(o);
+    const bool self = !file || file != o->calibration;
     const int64_t tokens = self && file ? o->calib_tokens / 2 : o->calib_tokens;
     if (need_tokenizer(x, e)) return -1;
     if (self && calib_self(&x->text, &x->model, &x->vocab, tokens, window, o->seed, progress,
@@ -583,6 +636,19 @@ static int take_apart(Export *x, Err *e) {
     return model_bind(&x->model, &x->source.g, e);
 }
 
+// What cannot be written is said before the work begins.
+static int can_write(const char *path, Err *e) {
+    FileOut probe = {0};
+    const int result = out_open(&probe, path, e);
+    out_abort(&probe);
+    return result;
+}
+
+static int takes_tokenizer(const Export *x, Err *e) {
+    return !x->job->o.tokenizer || x->source.built ? 0
+         : fail(e, "--tokenizer: %s is a GGUF, which brings its own", x->job->o.source);
+}
+
 // made: the file stands there; what went wrong came after it.
 static int export_model(const Job *j, bool *made, Err *e) {
     const Options *o = &j->o;
@@ -590,12 +656,9 @@ static int export_model(const Job *j, bool *made, Err *e) {
     const double start = seconds();
     double measured = NAN;
     Comparison c;
-    FileOut probe = {0};                     // what cannot be written is said before the work begins
-    int result = out_open(&probe, o->out, e);
-    out_abort(&probe);
-    if (result) return -1;
-    result = -1;
-    if (source_open(&x.source, o->source, o->tokenizer, e) ||
+    int result = -1;
+    if (can_write(o->out, e) || (j->report && can_write(j->report, e)) ||
+        source_open(&x.source, o->source, o->tokenizer, e) || takes_tokenizer(&x, e) ||
         model_bind(&x.model, &x.source.g, e) || (j->verify && can_verify(&x.model, e)) ||
         (!o->dense && !o->rebuild && take_apart(&x, e)) || plan_check(o, &x.source, &x.model, e) ||
         (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;
@@ -614,7 +677,7 @@ int main(int argc, char **argv) {
     utf8_arguments(&argc, &argv);
     Job j = read_options(argc, argv);
     catch_signals("export", on_signal, on_pipe);
-    check_output(&j.o);
+    check_files(&j);
     Err e = {""};
     j.command = command_of(argc, argv);
     bool made = false;

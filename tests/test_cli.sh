@@ -22,18 +22,20 @@ refuses() {
 }
 
 # --- flags and errors
-[ "$($run -h | wc -l)" -le 24 ] && ok || bad "-h does not fit a screen of 24 lines"
-[ "$($run -h | awk 'length($0) > 100' | wc -l)" -eq 0 ] && ok || bad "-h is wider than 100 columns"
+[ "$($run -h | wc -l)" -le 36 ] && ok || bad "-h has more than 36 lines"
+[ "$($run -h | awk 'length($0) > 80' | wc -l)" -eq 0 ] && ok || bad "-h is wider than 80 columns"
 $run --version | grep -q kernels && ok || bad "--version"
 refuses "no model" "no model" $run
 refuses "unknown flag" "--nonsense" $run $tbin --nonsense
 refuses "flag without a value" "-n needs" $run $tbin -n
 for bad_flag in "-n 0" "-n x" "-c 1" "-t 0" "-t 257" "--temp -1" "--top-p 2" "--kv f64" "--cache hot" "-n 99999999999999999999"
 do refuses "bad value $bad_flag" "${bad_flag%% *}" $run $tbin -p x $bad_flag; done
+refuses "a flag in place of a value" "-p needs a value, and -n is a flag" $run $tbin -p -n 5
+refuses "a seed too large" "-s" $run $tbin -p x -s 99999999999999999999
 refuses "two models" "more than one" $run $tbin $gguf
 refuses "two prompts" "two prompts" $run $tbin -p x -f y
 refuses "missing model" "nowhere.tbin" $run nowhere.tbin -p x
-refuses "a folder" "models" $run models -p x
+refuses "a folder" "models: is a folder, .*export/export" $run models -p x
 refuses "missing prompt file" "nowhere.txt" $run $tbin -f nowhere.txt
 : >"$tmp/empty"
 refuses "empty model" "empty" $run "$tmp/empty" -p x
@@ -130,6 +132,10 @@ printf '{"prompt": "%s", "answer": "b"}\n' "$(head -c 9000 /dev/zero | tr '\0' '
 refuses "an item too long" "long.jsonl: line 1: .*positions" $run $tbin --eval "$tmp/long.jsonl"
 refuses "--limit alone" "go with --eval" $run $tbin -p x --limit 3
 refuses "no second model" "nowhere.tbin" $run $tbin --eval "$tmp/items.jsonl" --eval-against nowhere.tbin
+cp $tbin "$tmp/model.tbin"
+refuses "--eval-out onto the model" "that is read" $run "$tmp/model.tbin" --eval "$tmp/items.jsonl" --eval-out "$tmp/model.tbin"
+refuses "--eval-out onto the items" "that is read" $run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/items.jsonl"
+cmp -s $tbin "$tmp/model.tbin" && ok || bad "the model was changed"
 refuses "--eval-out nowhere" "nowhere" $run $tbin --eval "$tmp/items.jsonl" --eval-out nowhere/out
 
 # --- encoders: a tiny random one, whose numbers test_tools.c checks

@@ -33,13 +33,14 @@ works() {
 }
 
 # --- flags
-[ "$($export -h | wc -l)" -le 24 ] && ok || bad "-h does not fit a screen of 24 lines"
-[ "$($export -h | awk 'length($0) > 100' | wc -l)" -eq 0 ] && ok || bad "-h is wider than 100 columns"
+[ "$($export -h | wc -l)" -le 36 ] && ok || bad "-h has more than 36 lines"
+[ "$($export -h | awk 'length($0) > 80' | wc -l)" -eq 0 ] && ok || bad "-h is wider than 80 columns"
 $export --version | grep -q kernels && ok || bad "--version"
 refuses "no source" "no SOURCE"
 refuses "no output" "-o OUT" x
 refuses "unknown flag" "--nonsense" x -o "$out" --nonsense
 refuses "flag without a value" "--scheme needs" x -o "$out" --scheme
+refuses "a flag in place of a value" "--report needs a value, and -q is a flag" x -o "$out" --report -q
 refuses "two sources" "more than one" x y -o "$out"
 for f in "--keep 0" "--keep 1.5" "--keep x" "--keep nan" "--keep -1" "--rank x" "--rank 5,0" "--rank 1,2,3,4" "--rank a,b" "--rank 5," \
     "--rank 99999999999999999999,1" "--type q5_0" "--type int" "--method als" "--sweeps -1" "--sweeps x" "-t 0" "-t 257" \
@@ -140,7 +141,27 @@ if [ -f "$text" ]; then
     rm -f "$tmp/page.html"
 else skipped=$((skipped + 1)); echo "skip export_cli: no stories to calibrate on"; fi
 
+refuses "a tokenizer for a GGUF" "brings its own" "$tmp/dense.gguf" --tokenizer "$tok" -o "$out.x"
+refuses "a text to verify on that is not there" "nowhere" "$tmp/dense.gguf" -o "$out.x" --verify nowhere
+refuses "a text beside its own that is not there" "nowhere" "$tmp/dense.gguf" -o "$out.x" --calib self,nowhere $small
+refuses "a page that cannot be written" "nowhere/page" "$tmp/dense.gguf" -o "$out.x" --report "$tmp/nowhere/page.html" $small
+
 # --- what must not be lost
+cp "$tmp/dense.gguf" "$tmp/source.gguf"
+echo "a text" >"$tmp/some.txt"
+plain="--method hooi --keep 0.6 -q"
+refuses "a page onto the source" "is the source" "$tmp/source.gguf" -o "$out.x" $plain --report "$tmp/source.gguf"
+refuses "a page onto the output" "the output of -o" "$tmp/source.gguf" -o "$out.x" $plain --report "$out.x"
+refuses "a page onto a text" "text that is read" "$tmp/source.gguf" -o "$out.x" $plain --verify "$tmp/some.txt" --report "$tmp/some.txt"
+refuses "onto a calibration text" "text that is read" "$tmp/source.gguf" -o "$tmp/some.txt" --calib "self,$tmp/some.txt"
+cmp -s "$tmp/source.gguf" "$tmp/dense.gguf" && [ "$(cat "$tmp/some.txt")" = "a text" ] && ok || bad "the source or the text was changed"
+if command -v flock >/dev/null 2>&1; then
+    exec 9>"$tmp/busy.tbin.part"
+    flock 9
+    refuses "a file that another export writes" "another process is writing" "$tmp/source.gguf" -o "$tmp/busy.tbin" $plain
+    exec 9>&-
+    $export "$tmp/source.gguf" -o "$tmp/busy.tbin" $plain && ok || bad "a part file that nobody writes any more"
+else skipped=$((skipped + 1)); echo "skip export_cli: no flock"; fi
 echo old >"$tmp/old.tbin"
 $export "$bin" --tokenizer "$tok" --scheme qkvo -q -o "$tmp/old.tbin" && cmp -s "$tmp/old.tbin" "$tmp/first.tbin" && ok || bad "an older file is not replaced"
 refuses "onto the source" "is the source" "$tmp/m.bin" -o "$tmp/m.bin"
@@ -150,6 +171,7 @@ refuses "onto a link to the source" "is the source" "$tmp/m.bin" -o "$tmp/link.b
 cmp -s "$tmp/m.bin" "$bin" && ok || bad "the source was changed"
 echo '{}' >"$tmp/folder/config.json"
 refuses "into the source folder" "part of it" "$tmp/folder" -o "$tmp/folder/config.json"
+refuses "a page into the source folder" "part of it" "$tmp/folder" -o "$out.x" --report "$tmp/folder/config.json"
 refuses "a .tbin again" "--rebuild" "$tmp/first.tbin" -o "$out.x"
 refuses "a dense file rebuilt" "takes a .tbin" "$tmp/dense.gguf" --rebuild -o "$out.x"
 refuses "no tokenizer" "--tokenizer" "$bin" -o "$out.x"

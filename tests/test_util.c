@@ -12,6 +12,11 @@ enum { WINDOWS = 1, ALIGNED = 16 };
 #else
 enum { WINDOWS = 0, ALIGNED = 64 };
 #endif
+#if defined(_WIN32) || defined(__wasi__)       // nor locks that create_file would take
+enum { LOCKS = 0 };
+#else
+enum { LOCKS = 1 };
+#endif
 
 // A name in a fresh folder of this process.
 static const char *temp(const char *name) {
@@ -107,6 +112,28 @@ static int writes(void) {
     free(text);
     CHECK(!exists(part), "part file stays");
     return PASS;
+}
+
+// Two processes on one file: the second is refused while the first writes, and nothing of it is lost. A
+// part file that nobody writes any more is taken over.
+static int one_writer(void) {
+    Err e = {""};
+    FileOut first, second;
+    char *text;
+    size_t size;
+    const char *path = temp("one");
+    if (!LOCKS) return SKIP;
+    CHECK(!out_open(&first, path, &e) && !out_write(&first, "first", 5, &e), "%s", e.msg);
+    CHECK(out_open(&second, path, &e) && strstr(e.msg, "another process"), "two writers: %s", e.msg);
+    CHECK(!out_commit(&first, &e), "%s", e.msg);
+    CHECK(!read_file(path, 100, &text, &size, &e) && size == 5 && !memcmp(text, "first", 5), "%s", e.msg);
+    free(text);
+    FILE *left = open_file(temp("one.part"), "wb");
+    CHECK(left && fputs("much that was left", left) >= 0 && !fclose(left), "no part file");
+    CHECK(!out_open(&second, path, &e) && !out_write(&second, "second", 6, &e) && !out_commit(&second, &e), "%s", e.msg);
+    CHECK(!read_file(path, 100, &text, &size, &e) && size == 6 && !memcmp(text, "second", 6), "%s", e.msg);
+    free(text);
+    return remove_file(path) ? FAIL : PASS;
 }
 
 // What is flushed can be read under its other name; and a signal handler can remove it.
@@ -319,7 +346,8 @@ static int measures(void) {
 
 static const Test tests[] = {
     {"sizes", sizes}, {"errors", errors}, {"memory", memory}, {"writes", writes},
-    {"half written", half_written}, {"addresses", addresses}, {"standard files", standard_files},
+    {"one writer", one_writer}, {"half written", half_written}, {"addresses", addresses},
+    {"standard files", standard_files},
     {"bad targets", bad_targets}, {"full disk", full_disk}, {"reads", reads},
     {"names", names}, {"texts", texts}, {"chance", chance}, {"measures", measures},
 };
