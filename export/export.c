@@ -587,9 +587,11 @@ static int write_report(Export *x, const Comparison *c, double measured, double 
     int result = -1;
     if (gguf_get_str(&x->source.g, "general.name", &name, e)) return -1;
     snprintf(model, sizeof model, "%.*s", (int)(name.n < 120 ? name.n : 120), name.s);
+    const char *file = calibration_file(o);
     if (x->text.count)
-        snprintf(calibration, sizeof calibration, "%.150s, %lld tokens in windows of %lld",
-                 o->calibration, (long long)(x->text.count * x->text.window),
+        snprintf(calibration, sizeof calibration, "%s%s%.150s, %lld tokens in windows of %lld",
+                 file == o->calibration ? "" : "text that the model wrote", file && file != o->calibration
+                 ? " and " : "", file ? file : "", (long long)(x->text.count * x->text.window),
                  (long long)x->text.window);
     Report r = {.model = *model ? model : o->source, .source = o->source, .output = o->out,
                 .command = j->command, .method = method_name(o->method), .calibration = calibration,

@@ -26,7 +26,7 @@ typedef struct {
 static const char style[] =
     ":root{color-scheme:light dark;--page:#fcfbf8;--ink:#1d1d1b;--soft:#62605a;--rule:#e3e0d7;"
     "--c0:#2f6fc4;--c1:#dd7a12;--c2:#0f9d7a;--c3:#8c2463;--c4:#8f80d4;--c5:#7a5a2c;--c6:#30343c}\n"
-    "@media(prefers-color-scheme:dark){:root{--page:#15161a;--ink:#e9e6df;--soft:#a5a29a;"
+    "@media screen and (prefers-color-scheme:dark){:root{--page:#15161a;--ink:#e9e6df;--soft:#a5a29a;"
     "--rule:#33353b;--c0:#5f9cf0;--c1:#f2a24a;--c2:#3ec7a0;--c3:#d4508f;--c4:#c9b6f5;--c5:#9a7a4e;"
     "--c6:#e6e6e6}}\n"
     "*{box-sizing:border-box}\n"
@@ -91,7 +91,12 @@ static const char style[] =
     ".scroll tbody tr:hover :is(th,td){background:color-mix(in srgb,var(--rule) 45%,var(--page))}\n"
     "footer{margin-top:3rem;padding-top:.75rem;border-top:1px solid var(--rule);font-size:.875rem;"
     "color:var(--soft)}\n"
-    "@media print{body{padding:0}figure,tr{break-inside:avoid}}\n";
+    ".words dt{color:inherit;font-weight:600}\n"
+    "@media print{:root{--page:#fff}body{padding:0;font-size:.9rem}figure,tr{break-inside:avoid}"
+    "h2,section p{break-after:avoid}.scroll{overflow:visible}.scroll table{font-size:.625rem}"
+    ".scroll :is(th,td){padding-left:.35rem}.scroll .first{padding-left:.8rem}"
+    ".scroll .name{position:static;padding-left:0}.panels{gap:1rem 1.5rem}"
+    ".panels:not(.small){grid-template-columns:1fr 1fr}.small{grid-template-columns:repeat(5,1fr)}}\n";
 
 // ---- text ---------------------------------------------------------------------------------------
 
@@ -463,8 +468,8 @@ static void slots_chart(Page *p, Value *slot, Value *fill, const bool of[R_MATRI
 
 // ---- spectra ------------------------------------------------------------------------------------
 
-enum { SMALL_WIDE = 180, SMALL_HIGH = 128, CURVE_POINTS = 96 };
-static const Box small = {30, 8, 176, 108};
+enum { SMALL_WIDE = 180, SMALL_HIGH = 138, CURVE_POINTS = 96 };
+static const Box small = {30, 18, 176, 118};
 
 // Lowers *least to the power of ten below value / value[0], 1e-8 at most, but not for the last
 // twentieth of the values: of a deficient matrix they are rounding.
@@ -499,7 +504,7 @@ static void small_frame(Page *p, int64_t layer, const Axis *y, const char *first
     label(p, "end", small.left - 4, small.bottom + 3, power(0, (int)round(log10(y->lo))).s);
     label(p, "", small.left, small.bottom + 14, first);
     label(p, "end", small.right, small.bottom + 14, last);
-    label(p, "end ink", small.right, small.top + 13, name);
+    label(p, "end ink", small.right, small.top - 6, name);
 }
 
 static bool has_spectrum(const ReportMatrix *m) {
@@ -521,9 +526,9 @@ static void spectra(Page *p) {
             for (int k = 0; k < m; k++) shared |= r->layer[l].matrix[k].spectrum == a->spectrum;
         }
     if (!any) return;
-    fprintf(p->f, "<section><h2>Spectra</h2>\n<p>Eigenvalues of what was decomposed, each divided "
-            "by the largest, on a logarithmic axis. The mark is the rank that was kept: what lies "
-            "to its right was given up.%s</p>\n",
+    fprintf(p->f, "<section><h2>Spectra</h2>\n<p>Eigenvalues of what was decomposed, from the first, "
+            "the largest, to the last, each divided by the first, on a logarithmic axis. The mark is the "
+            "rank that was kept: what lies to its right was given up.%s</p>\n",
             shared ? " Matrices that share a factor have one curve." : "");
     key(p, of);
     fputs("<div class=\"panels small\">\n", p->f);
@@ -631,6 +636,7 @@ static void sweep_chart(Page *p, const SweepPoint *s, int n) {
     const Report *r = p->r;
     double x_range[2] = {INFINITY, 0}, y_range[2] = {INFINITY, 0};
     int last[2] = {-1, -1};            // points with a value
+    bool fell = false;                 // of some the logarithm does not exist
     double name_at[2] = {0};
     for (int i = 0; i < n; i++)
         for (int k = 0; k < 2; k++) {
@@ -643,6 +649,7 @@ static void sweep_chart(Page *p, const SweepPoint *s, int n) {
             last[k] = i;
         }
     if (last[0] < 0 && last[1] < 0) return;
+    for (int i = 0; i < n; i++) fell |= rise_of(&s[i], 0) <= 0 || rise_of(&s[i], 1) <= 0;
     double own = r->attention_params[1] > 0 ? r->attention_params[0] / r->attention_params[1] : NAN;
     if (drawn(own, r->measured)) {
         x_range[0] = fmin(x_range[0], own);
@@ -652,7 +659,8 @@ static void sweep_chart(Page *p, const SweepPoint *s, int n) {
     }
     Axis x = logarithmic(x_range[0], x_range[1], panel.left, panel.right - 50);
     Axis y = logarithmic(y_range[0], y_range[1], panel.bottom, panel.top);
-    chart_begin(p, "Loss by ratio", "rise in nats a token",
+    chart_begin(p, "Loss by ratio", fell ? "rise in nats a token; where it did not rise there is no point"
+                : "rise in nats a token",
                 "Rise of the loss against the attention ratio",
                 "Two curves, predicted and measured, both axes logarithmic.", WIDE, HIGH);
     frame(p, &x, &y, "attention parameters, before / after");
@@ -714,8 +722,8 @@ static void size_table(Page *p) {
 static void verify_row(Page *p, const char *name, double value, double error, const char *unit) {
     int digits = *unit ? 2 : 4;
     if (!isfinite(value)) return;
-    fprintf(p->f, "<tr><th scope=\"row\" class=\"name\">%s</th><td>%.*f%s</td><td class=\"pm\">",
-            name, digits, value, unit);
+    fprintf(p->f, "<tr><th scope=\"row\" class=\"name\">%s</th><td>%s%.*f%s</td><td class=\"pm\">",
+            name, value < 0 ? "−" : "", digits, fabs(value), unit);
     if (isfinite(error)) fprintf(p->f, "± %.*f", digits, error);
     fputs("</td></tr>\n", p->f);
 }
@@ -779,6 +787,20 @@ static void fact(Page *p, const char *name, const char *value, bool code) {
     fprintf(p->f, "%s</dd>\n", code ? "</code>" : "");
 }
 
+// What a method goes by.
+static const char *about_method(const char *name) {
+    static const char *const about[] = {
+        "fisher: by what every matrix sees and what its errors do to the loss",
+        "kl: by what every matrix sees and what its errors do to where heads look",
+        "input: by what every matrix sees", "hooi: plain Tucker, by the weights alone, improved in turns",
+        "hosvd: plain Tucker, by the weights alone"};
+    for (int i = 0; name && i < 5; i++) {
+        const size_t n = strcspn(about[i], ":");
+        if (strlen(name) == n && strncmp(about[i], name, n) == 0) return about[i];
+    }
+    return name;
+}
+
 static void head(Page *p) {
     const Report *r = p->r;
     const char *model = r->model && *r->model ? r->model : "A model";
@@ -797,6 +819,8 @@ static void head(Page *p) {
         fprintf(p->f, ", the whole file from %s to <b>%s</b> (%s)", bytes_text(r->bytes[0]).s,
                 bytes_text(r->bytes[1]).s, percent(r->bytes[1], r->bytes[0]).s);
     fputs(". ", p->f);
+    if (r->bytes[1] > r->bytes[0] && r->params[1] < r->params[0])
+        fputs("It grew: a parameter of a factor takes more bytes here than one of a matrix did. ", p->f);
     if (isfinite(r->measured)) {
         fprintf(p->f, "The loss on the calibration text %s by <b>%s nats</b> a token",
                 r->measured < 0 ? "fell" : "rose", number(fabs(r->measured)).s);
@@ -809,7 +833,7 @@ static void head(Page *p) {
                 "token.", number(r->predicted).s);
     fputs("</p>\n<dl>\n", p->f);
     fact(p, "Command", r->command, true);
-    fact(p, "Method", r->method, false);
+    fact(p, "Method", about_method(r->method), false);
     fact(p, "Calibration", r->calibration, false);
     fact(p, "From", r->source, false);
     fact(p, "To", r->output, false);
@@ -856,7 +880,7 @@ static void costs(Page *p) {
                 "layer, log scale.");
     if (predicted)
         slots_chart(p, predicted_of, predicted_of, costed, "Predicted cost",
-                    "rise of the loss, nats a token", "A column for each layer: the predicted rises "
+                    "rise of the loss, nats", "A column for each layer: the predicted rises "
                     "of the loss of its matrices, stacked.");
     lines_chart(p, error_of, false, "Error", "|W − W′| / |W|",
                 "For each factored matrix its relative error, by layer.");
@@ -922,6 +946,21 @@ static void layers_table(Page *p) {
     fputs("</tbody></table></div></section>\n", p->f);
 }
 
+static void words(const Page *p) {
+    bool ffn = false;
+    for (int m = R_GATE; m < R_MATRICES; m++) ffn |= p->shown[m];
+    fprintf(p->f, "<section><h2>Words</h2>\n<dl class=\"words\">\n"
+            "<dt>Q, K, V, O</dt><dd>A layer’s attention matrices: of its input they make queries, keys and "
+            "values; its output of what the heads have taken.%s</dd>\n"
+            "<dt>rank</dt><dd>A factored matrix is two thinner ones; so many numbers pass between.</dd>\n"
+            "<dt>scheme</dt><dd>Letters that stand together share a factor; what has no letter is dense, "
+            "one matrix as before.</dd>\n"
+            "<dt>loss, nats</dt><dd>−ln of the probability that the model gave to the token that came, on "
+            "average. Perplexity is e to the loss: 0.01 nats more are 1 %% more perplexity.</dd>\n%s"
+            "</dl></section>\n", ffn ? " gate, up, down: its feed-forward’s." : "", !p->r->verify ? "" :
+            "<dt>KL divergence</dt><dd>How far the probabilities of the next token moved, in nats.</dd>\n");
+}
+
 static int page(Page *p, Err *e) {
     const Report *r = p->r;
     for (int64_t l = 0; l < r->n_layers; l++)
@@ -938,6 +977,7 @@ static int page(Page *p, Err *e) {
     spectra(p);
     modes(p);
     layers_table(p);
+    if (r->n_layers > 0) words(p);
     fputs("</main>\n<footer>Made by the exporter of tensorllm.c", p->f);
     if (isfinite(r->seconds) && r->seconds > 0) fprintf(p->f, " in %s s", number(r->seconds).s);
     fputs(".</footer>\n</body></html>\n", p->f);

@@ -203,6 +203,27 @@ static int leaves_out_what_is_missing(void) {
     return PASS;
 }
 
+// What a reader would ask: why a file has grown, where a point is, what the words mean.
+static int explains_itself(void) {
+    static const char grew[] = "It grew", fell[] = "where it did not rise";
+    static const char *const methods[] = {"fisher", "kl", "input", "hooi", "hosvd"};
+    Report r = full(2);
+    CHECK(write_page(&r) == 0 && !has(grew) && !has(fell) && has("<dd>weighted</dd>"), "%s", err.msg);
+    CHECK(has("<dt>scheme</dt>") && has("<dt>KL divergence</dt>") && has("its feed-forward’s"), "words");
+    const SweepPoint s[] = {{1.33, 0.01, -0.001}, {2, 0.1, 0.2}};
+    r.bytes[1] = 1.1 * r.bytes[0], r.sweep = s, r.n_sweep = COUNT(s);
+    CHECK(write_page(&r) == 0 && sound("grown") == PASS && has(grew) && has(fell), "%s", err.msg);
+    r.verify = NULL, r.params[1] = r.params[0];            // as many parameters, of a wider type: no factors
+    CHECK(write_page(&r) == 0 && !has("<dt>KL divergence</dt>") && !has(grew), "%s", err.msg);
+    for (int i = 0; i < COUNT(methods); i++) {
+        char line[64];
+        snprintf(line, sizeof line, "<dt>Method</dt><dd>%s: ", methods[i]);
+        r.method = methods[i];
+        CHECK(write_page(&r) == 0 && has(line), "%s is not explained", methods[i]);
+    }
+    return PASS;
+}
+
 // Numbers that are out of the ordinary.
 static int takes_any_numbers(void) {
     static const double odd[] = {0, -1, 1e-300, 1e300, NAN, INFINITY, -INFINITY, 1e-9, 1, 12345.678};
@@ -244,7 +265,7 @@ static const Test tests[] = {
     {"drawings stay inside", drawings_stay_inside},
     {"escapes", escapes},
     {"leaves out what is missing", leaves_out_what_is_missing},
-    {"takes any numbers", takes_any_numbers},
+    {"explains itself", explains_itself}, {"takes any numbers", takes_any_numbers},
     {"refuses", refuses},
 };
 
