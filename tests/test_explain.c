@@ -477,7 +477,7 @@ static int words_on_a_page(void) {
     page_word(&p, 18, 0, 5, PLAIN, "abcde");
     page_word(&p, 24, 0, 9, PLAIN, "e\xCC\x81\033[1m\xFF!");
     page_print(&p);
-    p.colour = true;
+    p.colour = true, p.palette = false;
     page_put(&p, 2, 0, STRONG, "bold");
     page_put(&p, 78, 1, INK_Q, "%s", "long");
     page_put(&p, 100, 2, PLAIN, "nowhere");
@@ -485,9 +485,12 @@ static int words_on_a_page(void) {
     p.utf8 = false;
     page_word(&p, 0, 0, 9, PLAIN, "naïve");
     page_print(&p);
+    p.palette = true;
+    page_put(&p, 0, 0, INK_Q, "q");
+    page_print(&p);
     char *text = end_paper();
     const char *want = "日本… 日本  abcd… abcde e?[1m?!\n  \033[1mbold\033[0m\n"
-                       "%78s\033[36ml\033[0;2m…\033[0m\n%79s\033[2m…\033[0m\nna?ve\n";
+                       "%78s\033[36ml\033[0;2m…\033[0m\n%79s\033[2m…\033[0m\nna?ve\n\033[38;5;32mq\033[0m\n";
     char all[400];
     snprintf(all, sizeof all, want, "", "");
     const bool right = text && strcmp(text, all) == 0;
@@ -502,6 +505,13 @@ static int words_on_a_page(void) {
         CHECK(p.utf8 == locale[i].utf8, "locale %d", i);
     }
     unsetenv("LC_ALL"), unsetenv("LC_CTYPE"), unsetenv("LANG");
+    static const struct { const char *term, *more; bool palette; } terminal[] = {
+        {"xterm-256color", "", true}, {"linux", "", false}, {"xterm", "truecolor", true}, {"xterm", "", false}};
+    for (int i = 0; i < COUNT(terminal); i++) {
+        setenv("TERM", terminal[i].term, 1), setenv("COLORTERM", terminal[i].more, 1);
+        page_init(&p);
+        CHECK(p.palette == terminal[i].palette, "terminal %d", i);
+    }
     return PASS;
 }
 
@@ -522,6 +532,17 @@ static int a_text(void) {
     const char *bad = bad_line(text, true), *likely = strstr(text, "Likeliest to come next");
     CHECK(!bad, "a bad line: %s", bad);
     CHECK(likely && strstr(likely, " %  time ") && strstr(text, "  0 <s> "), "no time and no <s> in:\n%s", text);
+    free(text);
+    // The bytes of a character that has no token of its own, each in its place; tens above ten positions.
+    text = explained(&l, 3, "Once upon a time, é", 0, CACHE_AUTO, &e);
+    CHECK(text && !bad_line(text, true), "%s", e.msg);
+    CHECK(strstr(text, "at position 8: <A9>\n") && strstr(text, "    7 <C3> ") && strstr(text, "    8 <A9> ") &&
+          !strchr(text, '?'), "no bytes in:\n%s", text);
+    CHECK(strstr(text, "\n                     0 1 2 3 4 5 6 7 8\n"), "no positions in:\n%s", text);
+    free(text);
+    text = explained(&l, 3, "Once upon a time, there was a little girl", 0, CACHE_AUTO, &e);
+    CHECK(text && strstr(text, "\n                                         1\n                     0 1 2 3 4 5 6 7 8 9 0"),
+          "no tens in:\n%s", text);
     free(text);
     static const struct { int64_t layer, context; const char *text, *why; } wrong[] = {
         {4, 0, NULL, "layers 0 .. 3"}, {0, 513, NULL, "trained for 512"}, {0, 3, "Once upon a time", "-c"}};

@@ -36,7 +36,7 @@ enum { MAX_PIECES = 32, GAP = 2 };
 static Piece *piece(Piece *list, int *n, const char *name, const char *of, Ink ink, Mat m) {
     Piece *t = &list[*n < MAX_PIECES ? (*n)++ : MAX_PIECES - 1];
     *t = (Piece){.ink = ink, .m = m};
-    snprintf(t->name, sizeof t->name, "%s%s%s", name, *of ? " " : "", of);
+    snprintf(t->name, sizeof t->name, *of ? "%s (%s)" : "%s", name, of);
     return t;
 }
 
@@ -253,8 +253,8 @@ static void draw_tensors(Page *p, const Attention *a) {
     const AttnShape *s = &a->shape;
     const int64_t m = s->h / s->n_kv;
     page_say(p, PLAIN, "Stacked to a tensor d x hd x kinds x groups: a card is one head's W^T (of O: W),");
-    page_say(p, PLAIN, "d high, hd wide; side by side stand kinds, one behind the other groups%s.",
-             m > 1 ? "" : " (heads)");
+    page_say(p, PLAIN, "d high, hd wide; kinds stand side by side, %s one behind the other.",
+             m > 1 ? "groups" : "groups (heads)");
     if (m > 1)
         page_say(p, PLAIN, "A group is a KV head; the %d query heads that read it are kinds of their own.",
                  (int)m);
@@ -291,8 +291,8 @@ static void print_pieces(Page *p, const Attention *a) {
     const int left = ~set & (HAS_Q | HAS_K | HAS_V | HAS_O);
 
     heading(p, set ? "1. The matrices, and what stands in their place" : "1. The matrices");
-    page_say(p, PLAIN, "y = W x. A column here is %d numbers, a line %d; areas are parameters.", (int)unit,
-             (int)(2 * unit));
+    page_say(p, PLAIN, "y = W x. A column here is %d number%s, a line %d; areas are parameters.", (int)unit,
+             unit > 1 ? "s" : "", (int)(2 * unit));
     draw(p, dense, n_dense, unit);
     if (!set) {
         page_say(p, PLAIN, "This layer is dense: no factors stand in the place of its matrices.");

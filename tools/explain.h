@@ -21,6 +21,7 @@ void heading(Page *p, const char *text);
 typedef struct {
     char what[48], out[40];        // the formula, the shape of what it makes
     char note[96];                 // what is to be said about it, "" as a rule
+    Ink ink;
     Cost cost, dense;
     bool position;                 // once for each cached position that the token sees; else once
     bool again;                    // it reads what an earlier step has read

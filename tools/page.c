@@ -24,6 +24,7 @@ void page_init(Page *p) {
     for (int i = 0; i < 4; i++) p->utf8 |= locale && strstr(locale, utf8[i]);
     const char *term = environment("TERM");
     p->colour = isatty(STDOUT_FILENO) && !environment("NO_COLOR") && term && strcmp(term, "dumb") != 0;
+    p->palette = (term && strstr(term, "256color")) || environment("COLORTERM");
 }
 
 static void set(Page *p, int x, int y, Ink ink, uint32_t sign) {
@@ -162,7 +163,11 @@ void page_bar(Page *p, int x, int y, int width, double part, Ink ink) {
 }
 
 void page_print(Page *p) {
-    static const char *const code[] = {"0", "1", "2", "36", "33", "32", "35", "94"};
+    // Of 256 colours, which no theme changes, those that stand out from black and white: 3.8 : 1 and more.
+    static const char *const few[] = {"0", "1", "2", "36", "33", "32", "35", "94"};
+    static const char *const many[] = {"0", "1", "2", "38;5;32", "38;5;166", "38;5;29", "38;5;163",
+                                       "38;5;63"};
+    const char *const *code = p->palette ? many : few;
     for (int y = 0; y < p->lines; y++) {
         int end = PAGE_WIDTH;
         while (end > 0 && (!p->sign[y][end - 1] || p->sign[y][end - 1] == ' ')) end--;

@@ -10,7 +10,7 @@ typedef enum { PLAIN, STRONG, FAINT, INK_Q, INK_K, INK_V, INK_O, INK_SHARED } In
 
 typedef struct {
     bool utf8;                     // lines and blocks; else everything is ASCII
-    bool colour;
+    bool colour, palette;          // palette: of 256 colours, else of eight
     int lines;                     // used
     uint32_t sign[PAGE_LINES][PAGE_WIDTH];     // code points; 0: nothing
     uint8_t ink[PAGE_LINES][PAGE_WIDTH];

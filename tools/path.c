@@ -30,7 +30,7 @@ typedef struct {
     bool k_moves, q_cancels, v_cancels;    // what becomes of U_head, see path_steps
     char z[3][16];                         // the names of what Q, K, V read, "z" or "z_QK"
     Step *step;
-    int n;
+    int n, pivots;                         // pivoted groups so far
     const void *read[2 * MAX_STEPS];       // matrices that were read
     int reads;
 } Path;
@@ -107,7 +107,11 @@ static void inputs(Path *p) {
             wanted |= !absorbed(p, q);
         }
         if (!z) continue;
-        use_embd(p, makes(next(p, g->pivot ? "%s = x_p + X x_r" : "%s = U_embd^T x", z), g->r_embd, 0), g);
+        Step *t = makes(next(p, g->pivot ? "%s = x_p + X x_r" : "%s = U_embd^T x", z), g->r_embd, 0);
+        t->ink = INK_SHARED;
+        use_embd(p, t, g);
+        if (g->pivot && !p->pivots++)
+            NOTE(t, "x_p: those numbers of x that meet I; x_r: the others, that meet X.");
         if (g->kind.rows && wanted) use(p, slices(p, next(p, "t_r = G_r %s", z), g), &g->core, 1);
     }
 }
@@ -126,6 +130,7 @@ static void projections(Path *p) {
                 : !g ? next(p, "%c_%c = W_%c x%s", y, i, big, plus)
                 : g->kind.rows ? next(p, "%c_%c = %ssum_r U_kind t_r%s", y, i, head, plus)
                 : next(p, "%c_%c = %sM_%c^%c %s%s", y, i, head, i, big, z, plus);
+        t->ink = ink_of(q);
         dense(p, q, t);
         if (absorbed(p, q)) continue;
         makes(t, heads, narrow ? g->r_head : a->shape.hd);
@@ -144,7 +149,7 @@ static void absorb(Path *p, Step *t, int q, int64_t rows) {
     use(p, t, &p->a->expand[q], 0);
     t->cost.madds += (double)(s->h * rows * r_embd);
     if (r_embd > rows)
-        NOTE(t, "n >= %d tokens at once make %c_gt = M_g^%c z_t first: fewer madds for them.",
+        NOTE(t, "%d tokens at once, or more, make %c_gt = M_g^%c z_t first: fewer madds for them.",
              (int)(s->n_kv * rows * r_embd / (s->h * (r_embd - rows)) + 1), "qkv"[q], "QKV"[q]);
 }
 
@@ -169,9 +174,11 @@ static void positions(Path *p) {
         use(p, makes(t, s->h, rotated + p->gk->r_head), &pass, s->h);
         NOTE(t, "U_head of k is met on the query's side: q . (U_head k) = (U_head^T q) . k.");
     }
-    if (c->z_width)
-        absorb(p, makes(next(p, "q~_i = M_g^K^T q_i"), s->h, c->z_width), P_K,
-               head ? p->gk->r_head : p->a->pass);
+    if (c->z_width) {
+        t = makes(next(p, "q~_i = M_g^K^T q_i"), s->h, c->z_width);
+        t->ink = INK_K;
+        absorb(p, t, P_K, head ? p->gk->r_head : p->a->pass);
+    }
 
     const char *v = c->latent ? p->z[P_V] : "v_g";
     t = next(p, "cache %s%s%s%s%s", c->k_width ? "k_g" : "", c->k_width && c->z_width ? ", " : "",
@@ -207,11 +214,13 @@ static void output(Path *p) {
     if (p->c->latent) {
         const bool widen = v->head.rows && !p->v_cancels;
         t = next(p, "o_i = %sM_g^V c_i%s", widen ? "U_head " : "", a->bias[P_V] ? " + b" : "");
+        t->ink = INK_V;
         absorb(p, makes(t, s->h, p->v_cancels ? v->r_head : s->hd), P_V, v->r_head);
         if (widen) use(p, t, &v->head, s->h);
     }
     if (!g) {
         t = makes(next(p, "y = W_O o%s", plus), s->d, 0);
+        t->ink = INK_O;
         use(p, t, &a->w[P_O], 1);
     } else {
         const bool narrow = g->head.rows && !p->v_cancels;
@@ -219,12 +228,15 @@ static void output(Path *p) {
         t = g->kind.rows ? slices(p, next(p, "t_r = sum_i U_kind %so_i", head), g)
                          : makes(next(p, "u = sum_i M_i^O %so_i", head), g->r_embd, 0);
         if (narrow) use(p, t, &g->head, s->h);
+        t->ink = g->kind.rows ? INK_SHARED : INK_O;
         if (g->kind.rows) {
             use_kind(p, t, g, s->h);
             use(p, makes(next(p, "u = sum_r G_r^T t_r"), g->r_embd, 0), &g->core, 1);
         } else use(p, t, &a->w[P_O], 1);
         t = makes(next(p, g->pivot ? "y_p = u, y_r = X u%s" : "y = U_embd u%s", plus), s->d, 0);
+        t->ink = INK_SHARED;
         use_embd(p, t, g);
+        if (g->pivot) NOTE(t, "y_p: those numbers of y that are rows of I; y_r: the others, rows of X.");
     }
     dense(p, P_O, t);
     if (p->v_cancels)
@@ -311,7 +323,7 @@ static void print_steps(Page *p, const Model *m, int64_t layer, const Cache *c, 
         const Step *t = &step[i];
         if (i && t->position != step[i - 1].position)
             rule(p, y++, t->position ? "for each cached position t that it sees" : "once");
-        page_put(p, 0, y, PLAIN, "%s", t->what);
+        page_put(p, 0, y, t->ink, "%s", t->what);
         if (twin) page_put(p, EDGE, y, FAINT, "|");
         page_right(p, OUT, y, FAINT, "%s", t->out);
         if (t->cost.madds > 0) figure(p, MADDS, y, PLAIN, t->cost.madds);
@@ -407,6 +419,6 @@ void print_path(Page *p, const Model *m, int64_t layer, const Session *s, int64_
     page_say(p, PLAIN, "One token%s; i: query heads, g: KV heads, t: cached positions.",
              m->config.encoder ? "" : ", decoded");
     print_steps(p, m, layer, &s->cache[layer], context);
-    heading(p, "3. What a cached position weighs in this layer");
+    heading(p, "3. What a cached position costs in this layer");
     print_cache(p, m, layer, s);
 }

@@ -1,6 +1,7 @@
 // trace: a text runs through the model, and what stands in the session while one layer's attention is
 // computed is written down: lengths of vectors, and what every head looks at.
 #include "explain.h"
+#include "../core/unicode.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -168,10 +169,34 @@ void trace_free(Trace *t) {
 
 // ---- on the page ---------------------------------------------------------------------------------
 
-enum { WORD = 4, WORD_WIDTH = 14, GRID = WORD + WORD_WIDTH + 1 };
+enum { WORD = 6, WORD_WIDTH = 14, GRID = WORD + WORD_WIDTH + 1 };
+
+// The bytes of a token that are no text by themselves, a part of a character, as <E6>; 0: it is text.
+static size_t bytes_of(const Vocab *v, int id, char out[64]) {
+    char raw[16];
+    const Str piece = v->piece[id];
+    size_t n = SIZE_MAX, at = 0, step;
+    bool text = true;
+    const int byte = v->kind == VOCAB_SPM ? byte_piece(piece) : -1;
+    if (byte >= 0) raw[0] = (char)byte, n = 1;
+    else if (v->kind == VOCAB_BPE && piece.n <= sizeof raw) n = from_alphabet(piece, raw);
+    if (n > sizeof raw) return 0;
+    for (size_t i = 0; i < n; i += step) {
+        uint32_t cp;
+        step = utf8_next(raw + i, n - i, &cp);
+        const bool whole = step && cp != UTF8_BAD;
+        if (!step) step = n - i;
+        text &= whole;
+        for (size_t j = i; j < i + step && at < 59; j++)
+            at += (size_t)(whole ? (out[at] = raw[j], 1) : snprintf(out + at, 5, "<%02X>", raw[j] & 255));
+    }
+    out[at] = 0;
+    return text ? 0 : at;
+}
 
 // A token's text as a word: without the space before it, line ends written out.
 static const char *word_of(const Loaded *l, int id, char out[64]) {
+    if (bytes_of(l->vocab, id, out)) return out[0] == ' ' ? out + 1 : out;
     Decoder d = {.special = true, .started = true};
     char text[64];
     snprintf(text, sizeof text, "%s", tokenizer_decode(l->tokenizer, &d, id));
@@ -194,7 +219,7 @@ static void label(Page *p, int y, const Loaded *l, const Trace *t, const int *id
     const Ink ink = at == t->focus ? STRONG : PLAIN;
     if (many > 1) page_put(p, WORD, y, FAINT, "(%lld tokens)", (long long)many);
     else {
-        page_right(p, WORD - 1, y, FAINT, "%lld", (long long)(at % 1000));
+        page_right(p, WORD - 1, y, FAINT, "%lld", (long long)(at % 100000));
         page_word(p, WORD, y, WORD_WIDTH, ink, word_of(l, ids[at], text));
     }
 }
@@ -248,15 +273,19 @@ static void print_heads(Page *p, const Loaded *l, const Trace *t, const int *ids
 }
 
 static void print_map(Page *p, const Loaded *l, const Trace *t, const int *ids) {
-    for (int64_t i = 0; i < t->shown; i++)
-        if (t->begin[i + 1] - t->begin[i] == 1)
-            page_put(p, GRID + 2 * (int)i, 0, FAINT, "%d", (int)(t->begin[i] % 10));
-        else page_put(p, GRID + 2 * (int)i, 0, FAINT, "..");
+    const int tens = t->n > 10;                    // above the last digits of positions, those of tens
     for (int64_t i = 0; i < t->shown; i++) {
-        label(p, (int)i + 1, l, t, ids, i);
+        const int at = (int)t->begin[i], x = GRID + 2 * (int)i;
+        const bool alone = t->begin[i + 1] - t->begin[i] == 1;
+        if (alone && at % 10 == 0 && at) page_put(p, x, 0, FAINT, "%d", at / 10 % 10);
+        page_put(p, x, tens, FAINT, alone ? "%d" : "..", at % 10);
+    }
+    for (int64_t i = 0; i < t->shown; i++) {
+        const int y = (int)i + tens + 1;
+        label(p, y, l, t, ids, i);
         if (t->begin[i + 1] - t->begin[i] > 1) continue;
         for (int64_t j = 0; j < t->shown && (j <= i || l->model->config.encoder); j++)
-            page_shade(p, GRID + 2 * (int)j, (int)i + 1, 2, (double)t->map[i * t->shown + j]);
+            page_shade(p, GRID + 2 * (int)j, y, 2, (double)t->map[i * t->shown + j]);
     }
     page_print(p);
 }
@@ -268,11 +297,11 @@ int print_trace(Page *p, const Loaded *l, int64_t layer, Text text, Err *e) {
     if (trace_run(&t, m, text.ids, text.n, layer, l->vocab->mask, l->vocab->n, e)) return -1;
     const bool mask = m->config.encoder && text.ids[t.focus] == l->vocab->mask;
     heading(p, "4. A text runs through it, cached dense in f32");
-    const int x = page_put(p, 0, 0, PLAIN, "The %s token, number %d: ", mask ? "first masked" : "last",
+    const int x = page_put(p, 0, 0, PLAIN, "The %s token, at position %d: ", mask ? "first masked" : "last",
                            (int)t.focus);
     page_word(p, x, 0, 20, STRONG, word_of(l, text.ids[t.focus], word));
     page_print(p);
-    page_say(p, PLAIN, "Its vectors' lengths; of q, k, v, o of all heads together, and of single heads:");
+    page_say(p, PLAIN, "How long its vectors are; q, k, v, o: all heads together, then single ones:");
     print_lengths(p, l, &t);
     page_say(p, PLAIN, "%s", "");
     page_say(p, PLAIN, "What its heads look at, softmax(q_i . k_gt / sqrt(hd)); a column sums to 1:");
@@ -285,7 +314,7 @@ int print_trace(Page *p, const Loaded *l, int64_t layer, Text text, Err *e) {
     if (!t.likely)
         page_say(p, PLAIN, model_predicts(m) ? "No mask in the text, so there is nothing to predict."
                                              : "This encoder has no head that predicts words.");
-    else page_say(p, PLAIN, "Likeliest %s, behind the last layer:", mask ? "in its place" : "to come next");
+    else page_say(p, PLAIN, "Likeliest %s, after the last layer:", mask ? "in its place" : "to come next");
     for (int i = 0; i < t.likely; i++) {
         page_right(p, 9, i, PLAIN, "%.1f %%", 100 * t.chance[i]);
         page_word(p, 11, i, 20, STRONG, word_of(l, t.best[i], word));
