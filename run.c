@@ -466,8 +466,11 @@ static int add_turn(const Loaded *l, Ids *to, const ChatFormat *f, const char *s
 }
 
 static char *ask(const char *prompt) {
-    if (isatty(STDIN_FILENO)) fputs(prompt, stderr);
-    return input_line(stdin);
+    const bool asks = isatty(STDIN_FILENO);
+    if (asks) fputs(prompt, stderr);
+    char *line = input_line(stdin);
+    if (asks && !line) fputc('\n', stderr);
+    return line;
 }
 
 static int run_chat(const Loaded *l, const Options *o, const char *first_message, Err *e) {
