@@ -495,8 +495,8 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
         if (!first && append(l, &ids, f->reply_end, true, false, e)) goto done;
         if (add_turn(l, &ids, f, system, line, first, e)) goto done;
         if ((int64_t)ids.n >= context - w.s.pos) {
-            fail(e, "this message has %zu tokens and the chat %lld of %lld positions: it is full", ids.n,
-                 (long long)w.s.pos, (long long)context);
+            fail(e, "this message has %zu tokens, and %lld of the chat's %lld positions are left", ids.n,
+                 (long long)(context - w.s.pos), (long long)context);
             goto done;
         }
         first = false;

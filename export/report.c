@@ -93,8 +93,8 @@ static const char style[] =
     "color:var(--soft)}\n"
     ".words dt{color:inherit;font-weight:600}\n"
     "@media print{:root{--page:#fff}body{padding:0;font-size:.9rem}figure,tr{break-inside:avoid}"
-    "h2,section p{break-after:avoid}.scroll{overflow:visible}.scroll table{font-size:.625rem}"
-    ".scroll :is(th,td){padding-left:.35rem}.scroll .first{padding-left:.8rem}"
+    "h2,section p{break-after:avoid;break-inside:avoid}.scroll{overflow:visible}"
+    ".scroll table{font-size:.625rem}.scroll :is(th,td){padding-left:.35rem}.scroll .first{padding-left:.8em}"
     ".scroll .name{position:static;padding-left:0}.panels{gap:1rem 1.5rem}"
     ".panels:not(.small){grid-template-columns:1fr 1fr}.small{grid-template-columns:repeat(5,1fr)}}\n";
 
@@ -950,9 +950,9 @@ static void words(const Page *p) {
     bool ffn = false;
     for (int m = R_GATE; m < R_MATRICES; m++) ffn |= p->shown[m];
     fprintf(p->f, "<section><h2>Words</h2>\n<dl class=\"words\">\n"
-            "<dt>Q, K, V, O</dt><dd>A layer’s attention matrices: of its input they make queries, keys and "
-            "values; its output of what the heads have taken.%s</dd>\n"
-            "<dt>rank</dt><dd>A factored matrix is two thinner ones; so many numbers pass between.</dd>\n"
+            "<dt>Q, K, V, O</dt><dd>A layer’s attention matrices. Q, K and V turn its input into queries, "
+            "keys and values; O turns what the heads gather into its output.%s</dd>\n"
+            "<dt>rank</dt><dd>How many numbers pass between the two thin matrices of a factored one.</dd>\n"
             "<dt>scheme</dt><dd>Letters that stand together share a factor; what has no letter is dense, "
             "one matrix as before.</dd>\n"
             "<dt>loss, nats</dt><dd>−ln of the probability that the model gave to the token that came, on "

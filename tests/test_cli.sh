@@ -74,6 +74,8 @@ $run $gguf -p "$story" --temp 0 -n 10 2>/dev/null | grep -q "$story" && ok || ba
 $run $tbin -p "$story" -n 200 2>/dev/null | head -c 5 >/dev/null; [ "${PIPESTATUS[0]}" -eq 141 ] && ok || bad "a closed stdout"; }
 reply=$(printf 'Tell me a story.\nAnother.\n' | $run $tbin -i -n 20 --temp 0 2>/dev/null)
 [ -n "$reply" ] && ok || bad "chat says nothing"
+head -c 4000 /dev/zero | tr '\0' 'x' >"$tmp/long"
+$run $tbin -i <"$tmp/long" >/dev/null 2>"$tmp/err"; is "a message too long for the chat" "$? $(grep -c "tokens, and 512 of the chat's 512 positions are left" "$tmp/err")" "1 1"
 is "context filled to the end" "$($run $tbin -p "$story" -c 12 -n 100 2>/dev/null | wc -l | tr -d ' ')" 1
 
 # --- drafts: the draft may be anything of the same vocabulary, the text stays
