@@ -40,9 +40,10 @@ static void count(Size *s, double params, double bytes) {
 }
 
 static void total(const char *what, Size before, Size after) {
-    printf("%-10s %15s -> %15s parameters (%5.1f %%) %15s -> %15s bytes (%5.1f %%)\n", what,
-           commas(before.params), commas(after.params), percent(after.params, before.params),
-           commas(before.bytes), commas(after.bytes), percent(after.bytes, before.bytes));
+    printf("%-10s  parameters %15s -> %15s (%5.1f %%)\n", what, commas(before.params), commas(after.params),
+           percent(after.params, before.params));
+    printf("%-10s  bytes      %15s -> %15s (%5.1f %%)\n", "", commas(before.bytes), commas(after.bytes),
+           percent(after.bytes, before.bytes));
 }
 
 static double params_of(const Plan *p, const GroupPlan *g) {
@@ -61,10 +62,10 @@ static void print_layer(const Plan *p, int i) {
         const GroupPlan *g = &l->group[k];
         size_t used = strlen(ranks);
         if (g->weighted)
-            snprintf(ranks + used, sizeof ranks - used, "%s%lld", k ? "  " : "",
+            snprintf(ranks + used, sizeof ranks - used, "%s%lld", k ? "+" : "",
                      (long long)g->rank[EMBD]);
         else
-            snprintf(ranks + used, sizeof ranks - used, "%s%lld,%lld,%lld", k ? "  " : "",
+            snprintf(ranks + used, sizeof ranks - used, "%s%lld,%lld,%lld", k ? " + " : "",
                      (long long)g->rank[EMBD], (long long)g->rank[HEAD], (long long)g->rank[KIND]);
         before += (double)dense_params(p->shape, g->set);
         after += params_of(p, g);
@@ -78,12 +79,16 @@ static void print_layer(const Plan *p, int i) {
     }
     printf("%5d  %-8s", i, scheme);
     for (int q = P_Q; q <= P_O; q++)
-        if (seen & 1 << q) printf("  %.4f", l->error[q]);
-        else printf("   dense");
-    printf("  %12s -> %12s (%5.1f %%)  %s", commas(before), commas(after), percent(after, before),
-           ranks);
-    for (int k = 0; k < N_FFN; k++)
-        if (l->ffn[k]) printf("  %s %lld", (const char *[]){"gate", "up", "down"}[k], (long long)l->ffn[k]);
+        if (seen & 1 << q) printf("  %.3f", l->error[q]);
+        else printf("  dense");
+    printf(" %11s %5.1f %%  %s", commas(after), percent(after, before), ranks);
+    const char *between = "\n%15s";        // the feed-forward's ranks have a line of their own
+    for (int k = 0; k < N_FFN; k++) {
+        if (!l->ffn[k]) continue;
+        printf(between, "");
+        printf("  %s %lld", (const char *[]){"gate", "up", "down"}[k], (long long)l->ffn[k]);
+        between = "%s";
+    }
     putchar('\n');
 }
 
@@ -92,9 +97,11 @@ static bool factored(const LayerPlan *l) {
 }
 
 static void print_layers(const Plan *p) {
-    printf("error: |W - W'| / |W|, W' the factors multiplied out\n"
-           "layer  scheme    error: Q       K       V       O    attention parameters"
-           "                  ranks%s\n", p->o.method < METHOD_INPUT ? ": embd,head,kind" : "");
+    printf("Of every layer the errors |W - W'| / |W|, W' the factors multiplied out, and\n"
+           "what stays of attention's %s parameters.\n"
+           "layer  scheme        Q      K      V      O  parameters   stay  %s\n",
+           commas((double)dense_params(p->shape, HAS_Q | HAS_K | HAS_V | HAS_O)),
+           p->o.method < METHOD_INPUT ? "embd,head,kind" : "ranks");
     for (int i = 0, end; i < p->n_layers; i = end) {
         for (end = i; end < p->n_layers && !factored(&p->layer[end]);) end++;
         if (end == i) print_layer(p, end++);

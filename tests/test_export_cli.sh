@@ -32,6 +32,9 @@ works() {
     if [ $code -eq 0 ] && [ -s "$out" ] && [ ! -e "$out.part" ]; then ok; else bad "$name: code $code, $(head -c 300 "$tmp/err")"; fi
 }
 
+# narrow NAME: the table of what was done has no line that 80 columns would break; the last one names the file.
+narrow() { [ "$(sed '$d' "$tmp/table" | awk 'length($0) > 80' | wc -l)" -eq 0 ] && ok || bad "$1: wider than 80 columns: $(cat "$tmp/table")"; }
+
 # --- flags
 [ "$($export -h | wc -l)" -le 36 ] && ok || bad "-h has more than 36 lines"
 [ "$($export -h | awk 'length($0) > 80' | wc -l)" -eq 0 ] && ok || bad "-h is wider than 80 columns"
@@ -85,6 +88,7 @@ for scheme in qkvo qkv+o qk+v+o q+k+v+o qk o v+q; do works "scheme $scheme" "$bi
 for type in f32 f16 bf16 q8_0 q4_0 q4_1; do works "type $type" "$bin" --tokenizer "$tok" --type $type --rank 32,8; done
 works "hosvd" "$bin" --tokenizer "$tok" --method hosvd --rank 20,6,4 --layers 0,2-3
 [ "$(grep -c '^ .*dense' "$tmp/table")" -eq 2 ] && ok || bad "layers 1 and 4 are not said to be dense: $(cat "$tmp/table")"
+narrow "the table"
 grep -q "20,6,4" "$tmp/table" && ok || bad "the table shows no ranks"
 works "full rank" "$bin" --tokenizer "$tok" --scheme qkvo --keep 1
 awk '$2 == "qkvo" && $3 + $4 + $5 + $6 < 1e-3 {n++} END {exit n != 5}' "$tmp/table" && ok || bad "full rank has errors: $(cat "$tmp/table")"
@@ -122,6 +126,7 @@ works "refitted" "$tmp/dense.gguf" --keep 0.5 --refit $small
 refuses "a refit without a text" "calibration" x -o "$out" --method hooi --refit
 works "a rank" "$tmp/dense.gguf" --rank 16 --scheme q+k+o $small
 works "LASER by hand" "$tmp/dense.gguf" --scheme none --ffn gate:4:0.25,up:3-4:0.5
+narrow "the table of LASER"
 works "LASER and Tucker under one budget" "$tmp/dense.gguf" --keep 0.8 --ffn auto $small
 cp "$out" "$tmp/hybrid.tbin"
 works "the hybrid rebuilt" "$tmp/hybrid.tbin" --rebuild --type f32
