@@ -81,7 +81,7 @@ static int64_t product(const int64_t n[4], int from, int to) {
     return p;
 }
 
-// A tensor's worth of zeros; its sizes may come from a file, so the product is checked.
+// Memory for a tensor, not zeroed; its sizes may come from a file, so the product is checked.
 static double *new_tensor(const int64_t n[4], Err *e) {
     size_t size = 1;
     for (int mode = 0; mode < 4; mode++) {
@@ -91,34 +91,33 @@ static double *new_tensor(const int64_t n[4], Err *e) {
             return NULL;
         }
     }
-    return alloc(size, sizeof(double), "tensor", e);
+    return alloc_raw(size, sizeof(double), "tensor", e);
 }
 
 // Seen from one mode, a tensor is `left` matrices T_l (n[mode], right), one after the other: left is the
 // product of all sizes before the mode, right of all after it. Then out_l = U T_l. Where these are tiny
-// (a few kinds by a few heads) the plain sum is quicker than a call.
+// (a few kinds by a few heads) each T_l is a row of one matrix, and the rows meet U with an I in each entry:
+//     out (left, rows * right) = T (left, n[mode] * right) (U (x) I_right)^T
 void mode_product(const double *t, const int64_t n[4], int mode, const double *u, int64_t rows,
                   bool transposed, double *out) {
-    int64_t left = product(n, 0, mode), cols = n[mode], right = product(n, mode + 1, 4);
-    int64_t stride = transposed ? rows : cols;
+    enum { TINY = 16384 };
+    const int64_t left = product(n, 0, mode), cols = n[mode], right = product(n, mode + 1, 4);
+    const int64_t stride = transposed ? rows : cols, wide = cols * right;
     if (right == 1) {                       // T_l are single columns: together out = T U^T
         weights_product(false, !transposed, left, rows, cols, t, cols, u, stride, out);
         return;
     }
-    bool tiny = rows * cols * right < 4096;
-    for (int64_t l = 0; l < left; l++, t += cols * right, out += rows * right) {
-        if (!tiny) {
+    if (left == 1 || rows * right * wide > TINY) {
+        for (int64_t l = 0; l < left; l++, t += wide, out += rows * right)
             weights_product(transposed, false, rows, right, cols, u, stride, t, right, out);
-            continue;
-        }
-        for (int64_t i = 0; i < rows; i++) {
-            for (int64_t c = 0; c < right; c++) out[i * right + c] = 0;
-            for (int64_t j = 0; j < cols; j++) {
-                double uij = transposed ? u[j * rows + i] : u[i * cols + j];
-                for (int64_t c = 0; c < right; c++) out[i * right + c] += uij * t[j * right + c];
-            }
-        }
+        return;
     }
+    double each[TINY] = {0};                // U (x) I
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++)
+            for (int64_t c = 0; c < right; c++)
+                each[(i * right + c) * wide + j * right + c] = transposed ? u[j * rows + i] : u[i * cols + j];
+    weights_product(false, true, left, rows * right, wide, t, wide, each, wide, out);
 }
 
 // The unfolding T_(mode) (n[mode], left * right) puts the T_l side by side.
@@ -146,7 +145,7 @@ static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_
                            Err *e) {
     if (interrupted) return fail(e, "interrupted");                 // by the user, see core/util.h
     int status = -1;
-    double *gram = alloc((size_t)n[mode], (size_t)n[mode] * sizeof *gram, "Gram matrix", e);
+    double *gram = alloc_raw((size_t)n[mode], (size_t)n[mode] * sizeof *gram, "Gram matrix", e);
     double *values = alloc((size_t)r, sizeof *values, "eigenvalues", e);
     if (gram && values && mode_gram(t, n, mode, gram, e) == 0)
         status = weights_eig_leading(gram, n[mode], r, values, u, e);
@@ -155,13 +154,12 @@ static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_
     return status;
 }
 
-// W x_mode U_mode^T for every factor but that of mode `skip` (-1: for every factor). The result,
-// of sizes `size`, is w itself or stands in one of the two buffers (each as large as w), which alternate.
-static const double *contract(const double *w, const Tucker *t, int skip, double *const buffer[2],
+// W x_mode U_mode^T for the factors of the modes first .. 3 but that of mode `skip`. W has the sizes `size`,
+// the result's afterwards; that is w itself or stands in one of the two buffers, which alternate.
+static const double *contract(const double *w, const Tucker *t, int first, int skip, double *const buffer[2],
                               int64_t size[4]) {
     int turn = 0;
-    memcpy(size, t->n, sizeof t->n);
-    for (int mode = 0; mode < 4; mode++) {
+    for (int mode = first; mode < 4; mode++) {
         if (mode == skip || !t->u[mode]) continue;
         mode_product(w, size, mode, t->u[mode], t->r[mode], true, buffer[turn]);
         size[mode] = t->r[mode];
@@ -173,7 +171,8 @@ static const double *contract(const double *w, const Tucker *t, int skip, double
 
 // HOSVD, then at most max_sweeps sweeps of HOOI. In a sweep each factor in turn becomes the best
 // one for the others as they are: with B = W contracted by the others, the leading left singular
-// vectors of B_(mode). With that factor, G = B x_mode U_mode^T.
+// vectors of B_(mode). With the last, G = B x_mode U_mode^T. W x1 U_embd^T, most of the work of a B, is kept
+// for the modes after the first.
 static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64_t r[4],
                      int max_sweeps, double tol, Err *e) {
     *t = (Tucker){0};
@@ -184,31 +183,41 @@ static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64
     memcpy(t->n, n, sizeof t->n);
     memcpy(t->r, r, sizeof t->r);
 
-    int status = -1, truncated = 0;
-    double *buffer[2] = {new_tensor(n, e), new_tensor(n, e)};
+    int status = -1, truncated = 0, last = -1;
+    double *buffer[2] = {NULL, NULL}, *narrow = NULL;
     t->core = new_tensor(r, e);
-    if (!buffer[0] || !buffer[1] || !t->core) goto done;
+    if (!t->core) goto done;
 
     // HOSVD: U_mode from W_(mode), G = W x1 U_embd^T x2 U_head^T x3 U_kind^T
     for (int mode = 0; mode < 4; mode++) {
         if (r[mode] == n[mode]) continue;
-        truncated++;
-        t->u[mode] = alloc((size_t)n[mode], (size_t)r[mode] * sizeof(double), "Tucker factor", e);
+        truncated++, last = mode;
+        t->u[mode] = alloc_raw((size_t)n[mode], (size_t)r[mode] * sizeof(double), "Tucker factor", e);
         if (!t->u[mode] || leading_vectors(w, n, mode, r[mode], t->u[mode], e) < 0) goto done;
     }
+    for (int i = 0; i < 2 && i < truncated - 1; i++)       // for all products but the last
+        if (!(buffer[i] = new_tensor(n, e))) goto done;
     int64_t size[4];
-    const double *g = contract(w, t, -1, buffer, size);
-    memcpy(t->core, g, (size_t)product(r, 0, 4) * sizeof *g);
+    memcpy(size, n, sizeof size);
+    const double *b = contract(w, t, 0, last, buffer, size);
+    if (last >= 0) mode_product(b, size, last, t->u[last], r[last], true, t->core);
+    else memcpy(t->core, b, (size_t)product(r, 0, 4) * sizeof *b);
 
     // HOOI. The first sweeps may gain little and later ones more: at least three are made.
-    double error = tucker_error(t, w), before = INFINITY;
-    for (int sweep = 0; sweep < max_sweeps && truncated > 1; sweep++) {
+    const bool sweeps = max_sweeps > 0 && truncated > 1;
+    const int64_t narrowed[4] = {r[EMBD], n[1], n[2], n[3]};
+    if (sweeps && t->u[EMBD] && !(narrow = new_tensor(narrowed, e))) goto done;
+    double error = sweeps ? tucker_error(t, w) : 0, before = INFINITY;
+    for (int sweep = 0; sweep < max_sweeps && sweeps; sweep++) {
         if (sweep > 2 && fabs(before - error) < tol) break;
         for (int mode = 0; mode < 4; mode++) {
             if (!t->u[mode]) continue;
-            const double *b = contract(w, t, mode, buffer, size);
+            const bool rest = narrow && mode != EMBD;
+            memcpy(size, rest ? narrowed : n, sizeof size);
+            b = contract(rest ? narrow : w, t, rest, mode, buffer, size);
             if (leading_vectors(b, size, mode, r[mode], t->u[mode], e) < 0) goto done;
-            mode_product(b, size, mode, t->u[mode], r[mode], true, t->core);
+            if (mode == EMBD) mode_product(w, n, mode, t->u[mode], r[mode], true, narrow);
+            if (mode == last) mode_product(b, size, mode, t->u[mode], r[mode], true, t->core);
         }
         before = error;
         error = tucker_error(t, w);
@@ -217,6 +226,7 @@ static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64
 done:
     free(buffer[0]);
     free(buffer[1]);
+    free(narrow);
     if (status < 0) tucker_free(t);
     return status;
 }

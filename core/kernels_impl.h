@@ -54,6 +54,15 @@ typedef struct {
                              double *c, int64_t ldc, int64_t last);
     void (*gemm_block32)(const float *a, const float *b, int64_t m, int64_t n, int64_t depth, bool add,
                          float *c, int64_t ldc, int64_t last);
+    // linalg_tridiagonal.h's: see there, too.
+    void (*symv_rows)(const double *a, int64_t lda, int64_t i0, int64_t i1, const double *x, double *y);
+    void (*symv_rows32)(const float *a, int64_t lda, int64_t i0, int64_t i1, const float *x, float *y);
+    void (*row_dots)(const double *a, int64_t lda, int64_t rows, const double *x, int64_t n, double *out);
+    void (*row_dots32)(const float *a, int64_t lda, int64_t rows, const float *x, int64_t n, float *out);
+    void (*sum_rows)(const double *a, int64_t lda, int64_t rows, const double *c, int64_t step, double *y,
+                     int64_t n);
+    void (*sum_rows32)(const float *a, int64_t lda, int64_t rows, const float *c, int64_t step, float *y,
+                       int64_t n);
     float (*dot)(const float *a, const float *b, int64_t n);
     void (*axpy)(float *y, float a, const float *x, int64_t n);
     void (*scale)(float *y, const float *x, float a, const float *w, int64_t n);  // (a x) w

@@ -420,6 +420,8 @@ static int64_t madds_int8(int64_t turns, int32_t *sink) {
     .gemm_mr = MR, .gemm_nr = NR, .gemm_nr32 = NR32, .gemm_pack = gemm_pack, \
     .gemm_pack_mixed = gemm_pack_mixed, .gemm_pack32 = gemm_pack32, .gemm_block = gemm_block, \
     .gemm_block_mixed = gemm_block_mixed, .gemm_block32 = gemm_block32, \
+    .symv_rows = symv_rows, .symv_rows32 = symv_rows32, .row_dots = row_dots, .row_dots32 = row_dots32, \
+    .sum_rows = sum_rows, .sum_rows32 = sum_rows32, \
     .dot = dot_, .axpy = axpy_, .scale = scale_, .max = max_, .exp_sum = exp_sum_, \
     .swiglu = swiglu_, .activate = activate_, .from_f16 = from_f16, .to_f16 = to_f16, .read = read_all_of, \
     .madds_f32 = madds_f32, .madds_int8 = madds_int8, \

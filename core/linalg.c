@@ -8,9 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels.h"
+#include "kernels_impl.h"
+#include "room.h"
 
-enum { BLOCK = 32 };               // reflectors that are applied together
+enum {
+    BLOCK = 48,                    // reflectors that are applied together: a multiple of gemm's slivers
+    PANEL = 32,                    // steps to tridiagonal form whose updates of A are made together
+    FEW = 16384,                   // entries of a matrix that are not worth another thread
+};
 
 // The few loops that are not dgemm are compiled once per instruction set; the loader picks one.
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
@@ -19,20 +24,28 @@ enum { BLOCK = 32 };               // reflectors that are applied together
 #define CLONES
 #endif
 
-enum { STRIPS = 8, SMALL_STRIP = 65536 };          // of a product; entries of a strip at least: 512 kB
+enum { STRIPS = 16, SMALL_STRIP = 32768 };         // of a product; entries of a strip that stay undivided
 #define Real double
 #define NAME(x) x##_f64
 #define GEMM_LOWER dgemm_lower
+#define KERNEL(x) x
 #include "linalg_tridiagonal.h"
 #define Real float
 #define NAME(x) x##_f32
 #define GEMM_LOWER sgemm_lower
+#define KERNEL(x) x##32
 #include "linalg_tridiagonal.h"
 
 typedef double Vec __attribute__((vector_size(32), aligned(8), may_alias));
 enum { LANES = 4 };
 #define LOAD(p) (*(const Vec *)(p))
 #define SUM(v) (((v)[0] + (v)[1]) + ((v)[2] + (v)[3]))
+
+// y += p a + q b
+CLONES static void add_two(double *restrict y, double p, const double *restrict a, double q,
+                           const double *restrict b, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] += p * a[i] + q * b[i];
+}
 
 // (x, y) <- (c x + s y, c y - s x)
 CLONES static void rotate(double *restrict x, double *restrict y, double c, double s, int64_t n) {
@@ -49,15 +62,15 @@ CLONES static void pole_sum(const double *z2, const double *delta, double tau, i
     Vec s = {0}, t = {0};
     int64_t j = 0;
     for (; j + LANES <= n; j += LANES) {
-        Vec w = LOAD(delta + j) - tau, q = LOAD(z2 + j) / w;
+        Vec w = 1 / (LOAD(delta + j) - tau), q = LOAD(z2 + j) * w;
         s += q;
-        t += q / w;
+        t += q * w;
     }
     *sum = SUM(s), *slope = SUM(t);
     for (; j < n; j++) {
-        double w = delta[j] - tau, q = z2[j] / w;
+        double w = 1 / (delta[j] - tau), q = z2[j] * w;
         *sum += q;
-        *slope += q / w;
+        *slope += q * w;
     }
 }
 
@@ -79,23 +92,27 @@ double *alloc_matrix(int64_t rows, int64_t cols, const char *what, Err *e) {
 }
 
 // out (cols, rows) = a (rows, cols)^T, in tiles that stay in cache
-static void transpose(const double *a, int64_t rows, int64_t cols, double *out) {
+static void transpose(const double *a, int64_t rows, int64_t cols, int64_t lda, double *out, int64_t ldo) {
     enum { TILE = 16 };
     for (int64_t i0 = 0; i0 < rows; i0 += TILE)
         for (int64_t j0 = 0; j0 < cols; j0 += TILE)
-            for (int64_t i = i0; i < rows && i < i0 + TILE; i++)
-                for (int64_t j = j0; j < cols && j < j0 + TILE; j++)
-                    out[j * rows + i] = a[i * cols + j];
+            for (int64_t j = j0; j < cols && j < j0 + TILE; j++)
+                for (int64_t i = i0; i < rows && i < i0 + TILE; i++)
+                    out[j * ldo + i] = a[i * lda + j];
 }
 
 // The largest absolute value, or NAN when any entry is not finite.
-static double largest(const double *a, int64_t n) {
-    double m = 0;
-    for (int64_t i = 0; i < n; i++) {
-        if (!isfinite(a[i])) return NAN;
-        m = fmax(m, fabs(a[i]));
-    }
-    return m;
+CLONES static double largest(const double *a, int64_t n) {
+    double top[8] = {0}, sum[8] = {0}, m = 0;              // 0 a: NaN unless finite
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int l = 0; l < 8; l++) {
+            const double x = fabs(a[i + l]);
+            top[l] = x > top[l] ? x : top[l], sum[l] += 0 * x;
+        }
+    for (; i < n; i++) m = fmax(m, fabs(a[i])), sum[0] += 0 * a[i];
+    for (int l = 0; l < 8; l++) m = fmax(m, top[l]), sum[0] += sum[l];
+    return m + sum[0];
 }
 
 // ---- Householder reflectors ---------------------------------------------------------------------
@@ -118,14 +135,21 @@ static void block_factor(const double *v, int64_t ldv, const double *tau, int64_
     }
 }
 
-// C (rows, m) <- C H_1 ... H_k, or with reverse = true C H_k ... H_1. work: 2 * rows * k.
+// C (rows, m) <- C + C V^T (-T) V, transposed: (-T)^T. work: 2 * rows * k.
+static void apply_block(double *c, int64_t ldc, int64_t rows, const double *v, int64_t ldv, const double *t,
+                        int64_t k, int64_t m, bool transposed, double *work) {
+    double *x = work, *xt = work + rows * k;
+    dgemm(false, true, rows, k, m, c, ldc, v, ldv, 0, x, k);
+    dgemm(false, transposed, rows, k, k, x, k, t, k, 0, xt, k);
+    dgemm(false, false, rows, m, k, xt, k, v, ldv, 1, c, ldc);
+}
+
+// C (rows, m) <- C H_1 ... H_k, or with reverse = true C H_k ... H_1.
 static void reflect(double *c, int64_t ldc, int64_t rows, const double *v, int64_t ldv,
                     const double *tau, int64_t k, int64_t m, bool reverse, double *work) {
-    double t[BLOCK * BLOCK], *x = work, *xt = work + rows * k;
+    double t[BLOCK * BLOCK];
     block_factor(v, ldv, tau, k, m, t);
-    dgemm(false, true, rows, k, m, c, ldc, v, ldv, 0, x, k);           // X = C V^T
-    dgemm(false, reverse, rows, k, k, x, k, t, k, 0, xt, k);           // X (-T) or X (-T)^T
-    dgemm(false, false, rows, m, k, xt, k, v, ldv, 1, c, ldc);         // C += that V
+    apply_block(c, ldc, rows, v, ldv, t, k, m, reverse, work);
 }
 
 int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
@@ -138,7 +162,7 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
     double *work = alloc_matrix(n, 2 * BLOCK, "qr", e);
     if (!at || !q || !tau || !work) goto done;
 
-    transpose(a, m, n, at);                                            // column i of A: row i
+    transpose(a, m, n, n, at, m);                                      // column i of A: row i
     if (scale > 0) for (int64_t i = 0; i < m * n; i++) at[i] /= scale;
     if (r) memset(r, 0, (size_t)(n * n) * sizeof *r);
     for (int64_t lo = 0; lo < n; lo += BLOCK) {
@@ -151,7 +175,7 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
             memset(v, 0, (size_t)i * sizeof *v);                       // R has left, v stays
             for (int64_t j = i + 1; j < hi; j++) {
                 double *x = at + j * m, s = -tau[i] * dot_f64(v + i, x + i, m - i);
-                add_two_f64(x + i, s, v + i, 0, v + i, m - i);
+                add_two(x + i, s, v + i, 0, v + i, m - i);
             }
         }
         reflect(at + hi * m + lo, m, n - hi, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, false,
@@ -164,7 +188,7 @@ int qr(double *a, int64_t m, int64_t n, double *r, Err *e) {
         reflect(q + lo * m + lo, m, n - lo, at + lo * m + lo, m, tau + lo, hi - lo, m - lo, true,
                 work);
     }
-    transpose(q, n, m, a);
+    transpose(q, n, m, m, a, n);
     if (r) for (int64_t i = 0; i < n * n; i++) r[i] *= scale;
     status = 0;
 done:
@@ -191,11 +215,11 @@ typedef struct {
     double *z;                     // (n) the rank-one vector, by row of q
     double *poles, *z2;            // (n) d and z^2 of the live rows, d ascending; then the new z
     double *roots;                 // (n) eigenvalues of the live part
-    double *line;                  // (n) one row in the making
+    double *line;                  // (threads, n) one row in the making
     double *s;                     // (n, n) first d_j - root_i, then the vectors of the live part
     double *rows;                  // (n, n) rows of q, gathered
     Ranked *order;                 // (n)
-    int64_t n_live, n_dead;
+    int64_t n, n_live, n_dead, kept;
     int64_t *live, *dead, *column; // (n) rows of q; column of s for a live row
     uint8_t *side;                 // (n) which halves of the row are not zero
 } Merge;
@@ -207,21 +231,23 @@ typedef struct {
 static double secular_root(const double *d, const double *z2, int64_t k, int64_t i, double rho,
                            double *delta) {
     bool last = i == k - 1;
-    double width = last ? rho : d[i + 1] - d[i], tau = width / 2, lo = 0, hi = width, f, slope;
+    double width = last ? rho : d[i + 1] - d[i], tau = width / 2, lo = 0, hi = width;
+    double f, psi, dpsi, phi, dphi;                        // psi, phi: the poles left and right of x
     int64_t origin = i;
     for (int64_t j = 0; j < k; j++) delta[j] = d[j] - d[i];
-    pole_sum(z2, delta, tau, k, &f, &slope);
-    if (!last && 1 / rho + f < 0) {                        // negative halfway: d_i+1 is nearer
-        origin = i + 1, tau = lo = -width / 2, hi = 0;
-        for (int64_t j = 0; j < k; j++) delta[j] = d[j] - d[origin];
-    }
     for (int step = 0; step < 200; step++) {
-        double psi, dpsi, phi, dphi;                       // of the poles left and right of x
         pole_sum(z2, delta, tau, i + 1, &psi, &dpsi);
         pole_sum(z2 + i + 1, delta + i + 1, tau, k - i - 1, &phi, &dphi);
         f = 1 / rho + psi + phi;
         if (fabs(f) <= 4 * DBL_EPSILON * (1 / rho - psi + phi)) break;
-        if (f < 0) lo = tau; else hi = tau;
+        if (step == 0 && !last && f < 0) {                 // negative halfway: d_i+1 is nearer
+            origin = i + 1, tau = -width / 2, lo = tau, hi = 0;
+            for (int64_t j = 0; j < k; j++) delta[j] = d[j] - d[origin];
+        } else if (f < 0) {
+            lo = tau;
+        } else {
+            hi = tau;
+        }
         double left = delta[i] - tau, move;
         if (last) {
             move = left * f / (f - left * dpsi);
@@ -284,26 +310,75 @@ static void deflate(double *d, double *q, int64_t ldq, int64_t n, double rho, Me
 // those of the z^ that has exactly these roots (Gu and Eisenstat),
 //     z^_j^2 = (root_j - d_j) prod_{i != j} (d_j - root_i) / (d_j - d_i),
 // and so orthogonal to working precision however close the roots are.
-static void live_vectors(const double *d, double rho, int64_t keep, Merge *m) {
-    int64_t k = m->n_live;
+typedef struct { Merge *m; double rho; } Live;
+
+static void live_roots(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Live *l = ctx;
+    Merge *m = l->m;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        m->roots[i] = secular_root(m->poles, m->z2, m->n_live, i, l->rho, m->s + i * m->n_live);
+}
+
+static void live_weights(void *ctx, int64_t begin, int64_t end, int thread) {
+    Merge *m = ((const Live *)ctx)->m;
+    const int64_t k = m->n_live;
+    (void)thread;
+    for (int64_t j = begin; j < end; j++) m->z2[j] = -m->s[j * k + j];
+    for (int64_t i = 0; i < k; i++) {
+        const double *row = m->s + i * k, d = m->poles[i];
+        const int64_t below = i < begin ? begin : i < end ? i : end, above = i < begin ? begin : below + (i < end);
+        pole_product(m->z2 + begin, row + begin, m->poles + begin, d, below - begin);
+        pole_product(m->z2 + above, row + above, m->poles + above, d, end - above);
+    }
+    for (int64_t j = begin; j < end; j++) m->z2[j] = copysign(sqrt(m->z2[j]), m->z[m->live[j]]);
+}
+
+static void live_rows(void *ctx, int64_t begin, int64_t end, int thread) {
+    Merge *m = ((const Live *)ctx)->m;
+    const int64_t k = m->n_live, first = k - m->kept;
+    double *line = m->line + thread * m->n;
+    for (int64_t i = first + begin; i < first + end; i++) {
+        double *row = m->s + i * k;
+        for (int64_t j = 0; j < k; j++) line[m->column[j]] = m->z2[j] / row[j];
+        double scale = 1 / sqrt(norm2(line, k));
+        for (int64_t j = 0; j < k; j++) row[j] = line[j] * scale;
+    }
+}
+
+static void live_vectors(const double *d, double rho, Merge *m) {
+    const int64_t k = m->n_live, grain = 1 + FEW / (k + 1);
     for (int64_t j = 0; j < k; j++) {
         m->poles[j] = d[m->live[j]];
         m->z2[j] = m->z[m->live[j]] * m->z[m->live[j]];
     }
-    for (int64_t i = 0; i < k; i++)
-        m->roots[i] = secular_root(m->poles, m->z2, k, i, rho, m->s + i * k);
-    for (int64_t j = 0; j < k; j++) m->z2[j] = -m->s[j * k + j];
-    for (int64_t i = 0; i < k; i++) {
-        const double *row = m->s + i * k;
-        pole_product(m->z2, row, m->poles, m->poles[i], i);
-        pole_product(m->z2 + i + 1, row + i + 1, m->poles + i + 1, m->poles[i], k - i - 1);
+    Live l = {m, rho};
+    parallel_for(k, grain, live_roots, &l);
+    parallel_for(k, grain, live_weights, &l);
+    parallel_for(m->kept, grain, live_rows, &l);
+}
+
+// The two halves of a merge, q's rows as they stand and gathered.
+typedef struct { Merge *m; double *q, *left, *right, *dead; int64_t ldq, n1, n2, n_only_left, n_left; } Halves;
+
+static void clear_halves(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Halves *h = ctx;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        double *row = h->q + i * h->ldq;
+        if (i < h->n1) memset(row + h->n1, 0, (size_t)h->n2 * sizeof *row);
+        else memset(row, 0, (size_t)h->n1 * sizeof *row);
     }
-    for (int64_t j = 0; j < k; j++) m->z2[j] = copysign(sqrt(m->z2[j]), m->z[m->live[j]]);
-    for (int64_t i = k - keep; i < k; i++) {
-        double *row = m->s + i * k;
-        for (int64_t j = 0; j < k; j++) m->line[m->column[j]] = m->z2[j] / row[j];
-        double scale = 1 / sqrt(norm2(m->line, k));
-        for (int64_t j = 0; j < k; j++) row[j] = m->line[j] * scale;
+}
+
+static void gather_live(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Halves *h = ctx;
+    (void)thread;
+    for (int64_t j = begin; j < end; j++) {
+        const double *row = h->q + h->m->live[j] * h->ldq;
+        const int64_t c = h->m->column[j], cr = c - h->n_only_left;
+        if (c < h->n_left) memcpy(h->left + c * h->n1, row, (size_t)h->n1 * sizeof *row);
+        if (cr >= 0) memcpy(h->right + cr * h->n2, row + h->n1, (size_t)h->n2 * sizeof *row);
     }
 }
 
@@ -313,44 +388,40 @@ static void live_vectors(const double *d, double rho, int64_t keep, Merge *m) {
 // in no order.
 static int64_t merge(double *d, double *q, int64_t ldq, int64_t n1, int64_t n, double off,
                      int64_t keep, Merge *m) {
-    const int64_t n2 = n - n1;
+    const int64_t n2 = n - n1, grain = 1 + FEW / n;
     const double rho = 2 * fabs(off);
+    Halves h = {.m = m, .q = q, .ldq = ldq, .n1 = n1, .n2 = n2};
     for (int64_t i = 0; i < n; i++) {
-        double *row = q + i * ldq;
-        bool left = i < n1;
+        const double *row = q + i * ldq;
+        const bool left = i < n1;
         m->z[i] = (left ? row[n1 - 1] : off < 0 ? -row[n1] : row[n1]) * M_SQRT1_2;
         m->side[i] = left ? LEFT : RIGHT;
-        memset(left ? row + n1 : row, 0, (size_t)(left ? n2 : n1) * sizeof *row);
     }
+    parallel_for(n, grain, clear_halves, &h);
     deflate(d, q, ldq, n, rho, m);
 
     // Live rows by side: left only, both, right only. So each half of the new vectors is one
     // product with the rows that have that half.
-    const int64_t k = m->n_live, n_dead = m->n_dead, kept = keep < k ? keep : k;
-    int64_t column = 0, n_only_left = 0, n_left = 0;
+    const int64_t k = m->n_live, n_dead = m->n_dead, kept = m->kept = keep < k ? keep : k;
+    int64_t column = 0;
     for (int pass = 0; pass < 3; pass++) {
         const int side = (const int[]){LEFT, LEFT | RIGHT, RIGHT}[pass];
         for (int64_t j = 0; j < k; j++)
             if (m->side[m->live[j]] == side) m->column[j] = column++;
-        if (side == LEFT) n_only_left = column;
-        if (side != RIGHT) n_left = column;
+        if (side == LEFT) h.n_only_left = column;
+        if (side != RIGHT) h.n_left = column;
     }
-    double *left = m->rows, *right = left + n_left * n1, *dead = right + (k - n_only_left) * n2;
-    for (int64_t j = 0; j < k; j++) {
-        const double *row = q + m->live[j] * ldq;
-        int64_t c = m->column[j], cr = c - n_only_left;
-        if (c < n_left) memcpy(left + c * n1, row, (size_t)n1 * sizeof *row);
-        if (cr >= 0) memcpy(right + cr * n2, row + n1, (size_t)n2 * sizeof *row);
-    }
+    h.left = m->rows, h.right = h.left + h.n_left * n1, h.dead = h.right + (k - h.n_only_left) * n2;
+    parallel_for(k, grain, gather_live, &h);
     for (int64_t j = 0; j < n_dead; j++)
-        memcpy(dead + j * n, q + m->dead[j] * ldq, (size_t)n * sizeof *q);
+        memcpy(h.dead + j * n, q + m->dead[j] * ldq, (size_t)n * sizeof *q);
 
-    live_vectors(d, rho, kept, m);
+    live_vectors(d, rho, m);
     const double *s = m->s + (k - kept) * k;
-    dgemm(false, false, kept, n1, n_left, s, k, left, n1, 0, q, ldq);
-    dgemm(false, false, kept, n2, k - n_only_left, s + n_only_left, k, right, n2, 0, q + n1, ldq);
+    dgemm(false, false, kept, n1, h.n_left, s, k, h.left, n1, 0, q, ldq);
+    dgemm(false, false, kept, n2, k - h.n_only_left, s + h.n_only_left, k, h.right, n2, 0, q + n1, ldq);
     for (int64_t j = 0; j < n_dead; j++)
-        memcpy(q + (kept + j) * ldq, dead + j * n, (size_t)n * sizeof *q);
+        memcpy(q + (kept + j) * ldq, h.dead + j * n, (size_t)n * sizeof *q);
 
     for (int64_t j = 0; j < n_dead; j++) m->line[j] = d[m->dead[j]];
     memcpy(d, m->roots + k - kept, (size_t)kept * sizeof *d);
@@ -358,21 +429,119 @@ static int64_t merge(double *d, double *q, int64_t ldq, int64_t n1, int64_t n, d
     return kept + n_dead;
 }
 
-// Eigenpairs of the tridiagonal (d, off): values into d, vectors as rows of q, in no order.
-static int64_t divide(double *d, const double *off, int64_t n, double *q, int64_t ldq, int64_t keep,
-                      Merge *m) {
-    if (n == 1) {
-        q[0] = 1;
-        return 1;
+// Eigenpairs of the tridiagonal (d, off): values into d, vectors as rows of q (n, n). Small matrices
+// are shared out among threads and each solved by one of them; what joins them, by all.
+//     T = (T_1 0; 0 T_2) + |off| u u^T, u = (0 .. 0 1 sign 0 .. 0)
+enum { SMALL = 160 };
+typedef struct { double *d, *q; const double *off; Merge m; int64_t n, keep, found, parts, *from; } Tree;
+
+static void cut(Tree *t, int64_t from, int64_t n) {
+    const double size = fabs(t->off[from + n / 2 - 1]);
+    t->d[from + n / 2 - 1] -= size;
+    t->d[from + n / 2] -= size;
+}
+
+// Pairs from .. from + n, the `keep` largest at least, in no order; returns how many. Merges of up to
+// `least` are there already.
+static int64_t conquer(Tree *t, int64_t from, int64_t n, int64_t least, int64_t keep) {
+    if (n == 1) t->q[from * t->n + from] = 1;
+    if (n <= least) return n;
+    const int64_t n1 = n / 2;
+    if (n <= SMALL) cut(t, from, n);
+    conquer(t, from, n1, least, n1);
+    conquer(t, from + n1, n - n1, least, n - n1);
+    Merge m = t->m;                                        // its own part of the room
+    m.z += from, m.poles += from, m.z2 += from, m.roots += from, m.order += from, m.side += from;
+    m.line += from, m.live += from, m.dead += from, m.column += from;
+    m.s += from * t->n, m.rows += from * t->n;
+    return merge(t->d + from, t->q + from * t->n + from, t->n, n1, n, t->off[from + n1 - 1], keep, &m);
+}
+
+// Cuts T into small matrices, of which from[] has the first rows.
+static void divide(Tree *t, int64_t from, int64_t n) {
+    if (n > SMALL) {
+        cut(t, from, n);
+        divide(t, from, n / 2);
+        divide(t, from + n / 2, n - n / 2);
+    } else {
+        t->from[t->parts++] = from;
+        t->from[t->parts] = from + n;
     }
-    // T = (T_1 0; 0 T_2) + |off| u u^T, u = (0 .. 0 1 sign 0 .. 0)
-    int64_t n1 = n / 2;
-    double cut = fabs(off[n1 - 1]);
-    d[n1 - 1] -= cut;
-    d[n1] -= cut;
-    divide(d, off, n1, q, ldq, n1, m);
-    divide(d + n1, off + n1, n - n1, q + n1 * ldq + n1, ldq, n - n1, m);
-    return merge(d, q, ldq, n1, n, off[n1 - 1], keep, m);
+}
+
+static void conquer_parts(void *ctx, int64_t begin, int64_t end, int thread) {
+    Tree *t = ctx;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t from = t->from[i], n = t->from[i + 1] - from;
+        if (n == t->n) t->found = conquer(t, from, n, 1, t->keep);
+        else conquer(t, from, n, 1, n);
+    }
+}
+
+// (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time.
+typedef struct {
+    const double *a, *q;           // reflector i: row i of a, or of as, up to column i; q: rows of Y^T
+    const float *as;
+    const Ranked *order;           // of the rows of q
+    double *y, *v, *tau, *t;       // (r, n), (n, n), (n), (n / BLOCK + 1, BLOCK, BLOCK)
+    double *work, *vectors;
+    int64_t n, r;
+} Back;
+
+static int64_t block_end(const Back *b, int64_t lo) { return lo + BLOCK < b->n ? lo + BLOCK : b->n; }
+
+// Reflectors of floats are made orthogonal in double precision: tau = 2 / |v|^2.
+static void prepare_blocks(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Back *b = ctx;
+    (void)thread;
+    for (int64_t block = begin; block < end; block++) {
+        const int64_t lo = 1 + block * BLOCK, hi = block_end(b, lo);
+        for (int64_t i = lo; i < hi; i++) {
+            double *v = b->v + i * b->n;
+            if (b->as) for (int64_t j = 0; j < i; j++) v[j] = b->as[i * b->n + j];
+            else memcpy(v, b->a + i * b->n, (size_t)i * sizeof *v);
+            memset(v + i, 0, (size_t)(hi - i) * sizeof *v);
+            if (b->as && b->tau[i] != 0) b->tau[i] = 2 / norm2(v, i);
+        }
+        block_factor(b->v + lo * b->n, b->n, b->tau + lo, hi - lo, hi, b->t + block * BLOCK * BLOCK);
+    }
+}
+
+static void transform_rows(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Back *b = ctx;
+    const int64_t n = b->n;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        memcpy(b->y + i * n, b->q + b->order[i].row * n, (size_t)n * sizeof *b->y);
+    for (int64_t lo = 1; lo < n; lo += BLOCK) {
+        const int64_t hi = block_end(b, lo);
+        apply_block(b->y + begin * n, n, end - begin, b->v + lo * n, n, b->t + lo / BLOCK * BLOCK * BLOCK, hi - lo,
+                    hi, false, b->work + 2 * BLOCK * begin);
+    }
+    for (int64_t i = begin; i < end; i++) {                            // largest component positive
+        double *row = b->y + i * n, high = 0, low = 0;
+        int64_t first = 0;
+        for (int64_t j = 0; j < n; j++) high = row[j] > high ? row[j] : high, low = row[j] < low ? row[j] : low;
+        while (first < n - 1 && fabs(row[first]) < fmax(high, -low)) first++;
+        if (row[first] < 0) for (int64_t j = 0; j < n; j++) row[j] = -row[j];
+    }
+}
+
+static void write_columns(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Back *b = ctx;
+    (void)thread;
+    transpose(b->y + begin, b->r, end - begin, b->n, b->vectors + begin * b->r, b->r);
+}
+
+#define KEPT ((size_t)512 << 20)             // of a 4,096 x 4,096 matrix, say
+static Room kept;
+
+// The next `items` of room, from a line of the cache on.
+static double *carve(double **room, int64_t items) {
+    double *at = *room;
+    *room += (items + 7) / 8 * 8;
+    return at;
 }
 
 // single: the tridiagonal form is found in single precision, in a's own memory.
@@ -381,66 +550,55 @@ static int leading(double *a, bool single, int64_t n, int64_t r, double *values,
     if (n < 0 || r < 0 || r > n)
         return fail(e, "%s: %lld wanted of %lld", what, (long long)r, (long long)n);
     if (r == 0) return 0;
-    double scale = largest(a, n * n);
+    const double scale = largest(a, n * n);
     if (isnan(scale)) return fail(e, "%s: the matrix has an entry that is not finite", what);
 
-    int status = -1;
-    double *line = alloc_matrix(8, n, what, e), *q = alloc_matrix(n, n, what, e);
-    double *w = alloc_matrix(3 * BLOCK + STRIPS, n, what, e), *work = alloc_matrix(2 * BLOCK, r, what, e);
-    Merge m = {.s = alloc_matrix(n, n, what, e), .rows = alloc_matrix(n, n, what, e),
-               .order = alloc((size_t)n, sizeof *m.order, what, e),
-               .live = alloc((size_t)n, 3 * sizeof *m.live, what, e),
-               .side = alloc((size_t)n, 1, what, e)};
-    if (!line || !q || !w || !work || !m.s || !m.rows || !m.order || !m.live || !m.side) goto done;
-    double *d = line, *off = line + n, *tau = line + 2 * n;
-    m.z = line + 3 * n, m.poles = line + 4 * n, m.z2 = line + 5 * n;
-    m.line = line + 6 * n, m.roots = line + 7 * n;
-    m.dead = m.live + n, m.column = m.live + 2 * n;
+    Room *kept_in;
+    size_t items;
+    const int64_t threads = threads_get(), lines = 3 * n + 3 * BLOCK + STRIPS + 16 + threads;
+    if (!mul_size((size_t)n, (size_t)lines, &items) || items > SIZE_MAX / 16)
+        return fail(e, "%s: %lld x %lld is no size for a matrix", what, (long long)n, (long long)n);
+    const size_t size = (items + BLOCK * BLOCK + 256) * sizeof(double);
+    double *const begin = room_take(&kept, 1, size, &kept_in), *room = begin;
+    if (!begin) return fail(e, "%s: no memory for %zu bytes", what, size);
+    double *q = carve(&room, n * n), *d = carve(&room, n), *off = carve(&room, n), *tau = carve(&room, n);
+    double *w = carve(&room, (3 * BLOCK + STRIPS) * n + BLOCK * BLOCK);
+    Merge m = {.n = n, .s = carve(&room, n * n), .rows = carve(&room, n * n), .z = carve(&room, n)};
+    m.poles = carve(&room, n), m.z2 = carve(&room, n), m.roots = carve(&room, n), m.line = carve(&room, threads * n);
+    m.order = (Ranked *)carve(&room, 2 * n), m.live = (int64_t *)carve(&room, n);
+    m.dead = (int64_t *)carve(&room, n), m.column = (int64_t *)carve(&room, n);
+    m.side = (uint8_t *)carve(&room, n / 8 + 1);
+    int64_t *from = (int64_t *)carve(&room, n / (SMALL / 2) + 2);
 
-    float *as = (float *)a;                                            // in place, from the first on
-    const double by = scale > 0 ? scale : 1;                           // squares stay in range
+    float *as = single ? (float *)a : NULL;                            // in place, from the first on
+    // by a power of two, so that squares stay in range
+    const double by = scale > 0 ? ldexp(1, -(int)fmax(-1000, fmin(1000, ilogb(scale)))) : 1;
     if (single) {
         for (int64_t i = 0; i < n * n; i++) {
-            const float x = (float)(a[i] / by);
+            const float x = (float)(a[i] * by);
             memcpy(as + i, &x, sizeof x);
         }
-        tridiagonalise_f32(as, n, d, off, tau, (float *)w, (float *)w + 3 * BLOCK * n);
+        tridiagonalise_f32(as, n, d, off, tau, (float *)w, (float *)w + 3 * PANEL * n);
     } else {
-        for (int64_t i = 0; i < n * n; i++) a[i] /= by;
-        tridiagonalise_f64(a, n, d, off, tau, w, w + 3 * BLOCK * n);
+        for (int64_t i = 0; i < n * n; i++) a[i] *= by;
+        tridiagonalise_f64(a, n, d, off, tau, w, w + 3 * PANEL * n);
     }
-    int64_t found = divide(d, off, n, q, n, r, &m);
+    Tree t = {.d = d, .q = q, .off = off, .m = m, .n = n, .keep = r, .from = from};
+    divide(&t, 0, n);
+    parallel_for(t.parts, 1, conquer_parts, &t);
+    const int64_t found = n > SMALL ? conquer(&t, 0, n, SMALL, r) : t.found;
     for (int64_t i = 0; i < found; i++) m.order[i] = (Ranked){-d[i], i};
     qsort(m.order, (size_t)found, sizeof *m.order, ascending);
-    for (int64_t i = 0; i < r; i++) values[i] = -m.order[i].value * scale;
+    for (int64_t i = 0; i < r; i++) values[i] = -m.order[i].value / by;
     if (vectors) {
-        double *y = m.rows;                                            // (r, n)
-        for (int64_t i = 0; i < r; i++)
-            memcpy(y + i * n, q + m.order[i].row * n, (size_t)n * sizeof *y);
-        // (Q Y)^T = Y^T H_1 H_2 ... H_n-1, a block of reflectors (padded with zeros) at a time. Of floats
-        // they are made orthogonal in double precision: tau = 2 / |v|^2.
-        for (int64_t lo = 1; lo < n; lo += BLOCK) {
-            int64_t hi = lo + BLOCK < n ? lo + BLOCK : n;
-            for (int64_t i = lo; i < hi; i++) {
-                double *v = w + (i - lo) * n;
-                for (int64_t j = 0; j < i; j++) v[j] = single ? (double)as[i * n + j] : a[i * n + j];
-                memset(v + i, 0, (size_t)(n - i) * sizeof *v);
-                if (single && tau[i] != 0) tau[i] = 2 / norm2(v, i);
-            }
-            reflect(y, n, r, w, n, tau + lo, hi - lo, hi, false, work);
-        }
-        for (int64_t i = 0; i < r; i++) {                              // largest component positive
-            double *row = y + i * n, top = 0;
-            for (int64_t j = 0; j < n; j++) if (fabs(row[j]) > fabs(top)) top = row[j];
-            if (top < 0) for (int64_t j = 0; j < n; j++) row[j] = -row[j];
-        }
-        transpose(y, r, n, vectors);
+        Back b = {.a = a, .q = q, .as = as, .order = m.order, .y = m.rows, .v = m.s, .tau = tau, .t = w,
+                  .n = n, .r = r, .vectors = vectors, .work = w + (n + BLOCK) * BLOCK};
+        parallel_for((n - 1 + BLOCK - 1) / BLOCK, 1, prepare_blocks, &b);
+        parallel_for(r, r / (2 * threads) < 48 ? 48 : r / (2 * threads), transform_rows, &b);
+        parallel_for(n, 1 + FEW / r, write_columns, &b);
     }
-    status = 0;
-done:
-    free(line), free(q), free(w), free(work);
-    free(m.s), free(m.rows), free(m.order), free(m.live), free(m.side);
-    return status;
+    room_leave(kept_in, begin, KEPT);
+    return 0;
 }
 
 int eig_sym_leading(double *a, int64_t n, int64_t r, double *values, double *vectors, Err *e) {
@@ -503,7 +661,7 @@ static void complete(double *v, int64_t i, int64_t n) {
     row[axis] = 1;
     for (int pass = 0; pass < 2; pass++) {
         for (int64_t l = 0; l < i; l++)
-            add_two_f64(row, -dot_f64(row, v + l * n, n), v + l * n, 0, v + l * n, n);
+            add_two(row, -dot_f64(row, v + l * n, n), v + l * n, 0, v + l * n, n);
         double scale = 1 / sqrt(norm2(row, n));
         for (int64_t j = 0; j < n; j++) row[j] *= scale;
     }
@@ -561,8 +719,8 @@ static int svd_tall(const double *a, int64_t m, int64_t n, double *u, double *s,
         if (size <= DBL_EPSILON * (double)n * -order[0].value) complete(w, i, n);
         else for (int64_t j = 0; j < n; j++) w[i * n + j] = row[j] / size;
     }
-    transpose(q, n, m, u);
-    transpose(w, n, n, v);
+    transpose(q, n, m, m, u, n);
+    transpose(w, n, n, n, v, n);
     status = 0;
 done:
     free(q), free(r), free(g), free(w), free(ut), free(b), free(order);
@@ -573,7 +731,7 @@ int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, 
     if (m >= n) return svd_tall(a, m, n, u, s, v, e);
     double *at = alloc_matrix(n, m, "svd", e);                               // A^T = V diag(s) U^T
     if (!at) return -1;
-    transpose(a, m, n, at);
+    transpose(a, m, n, n, at, m);
     int status = svd_tall(at, n, m, v, s, u, e);
     free(at);
     return status;
@@ -581,8 +739,8 @@ int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, 
 
 // ---- of weights ---------------------------------------------------------------------------------
 
-enum { WIDE = 2048 };
-static bool large(int64_t m, int64_t n, int64_t k) { return (double)m * (double)n * (double)k > 0x1p32; }
+enum { WIDE = 512 };
+static bool large(int64_t m, int64_t n, int64_t k) { return (double)m * (double)n * (double)k > 0x1p27; }
 
 void weights_product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
                      const double *b, int64_t ldb, double *c) {

@@ -28,70 +28,41 @@ CLONES static Real NAME(dot)(const Real *a, const Real *b, int64_t n) {
     return sum;
 }
 
-// y += p a + q b
-CLONES static void NAME(add_two)(Real *restrict y, Real p, const Real *restrict a, Real q,
-                                 const Real *restrict b, int64_t n) {
-    for (int64_t i = 0; i < n; i++) y[i] += p * a[i] + q * b[i];
-}
+// The products of a step: A x, A symmetric, and V x and W x for the rows of the block so far. A is cut
+// into strips of about equal area, as many as the size asks for whatever the threads; each sums for itself.
+typedef struct {
+    const Real *a, *x, *vs, *ws;
+    Real *y, *vx, *wx;
+    int64_t lda, n, rows, strips, from[STRIPS + 1];
+} NAME(Step);
 
-// y += A x for rows i0 .. i1 of the lower triangle of the symmetric A (n, n), row stride lda, and what
-// mirrors them. An entry is read once and used twice, in four rows at a time.
-CLONES static void NAME(symv_rows)(const Real *a, int64_t lda, int64_t i0, int64_t i1, const Real *x,
-                                   Real *y) {
-    int64_t i = i0;
-    for (; i + 4 <= i1; i += 4) {
-        const Real *r0 = a + i * lda, *r1 = r0 + lda, *r2 = r1 + lda, *r3 = r2 + lda;
-        const Real x0 = x[i], x1 = x[i + 1], x2 = x[i + 2], x3 = x[i + 3];
-        Vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        int64_t j = 0;
-        for (; j + LANES <= i; j += LANES) {
-            Vec v0 = LOAD(r0 + j), v1 = LOAD(r1 + j), v2 = LOAD(r2 + j), v3 = LOAD(r3 + j);
-            Vec xj = LOAD(x + j);
-            s0 += v0 * xj, s1 += v1 * xj, s2 += v2 * xj, s3 += v3 * xj;
-            *(Vec *)(y + j) += (v0 * x0 + v1 * x1) + (v2 * x2 + v3 * x3);
-        }
-        Real t0 = TOTAL(s0), t1 = TOTAL(s1), t2 = TOTAL(s2), t3 = TOTAL(s3);
-        for (; j < i; j++) {
-            t0 += r0[j] * x[j], t1 += r1[j] * x[j], t2 += r2[j] * x[j], t3 += r3[j] * x[j];
-            y[j] += (r0[j] * x0 + r1[j] * x1) + (r2[j] * x2 + r3[j] * x3);
-        }
-        y[i] += t0 + r0[i] * x0 + r1[i] * x1 + r2[i] * x2 + r3[i] * x3;
-        y[i + 1] += t1 + r1[i] * x0 + r1[i + 1] * x1 + r2[i + 1] * x2 + r3[i + 1] * x3;
-        y[i + 2] += t2 + r2[i] * x0 + r2[i + 1] * x1 + r2[i + 2] * x2 + r3[i + 2] * x3;
-        y[i + 3] += t3 + r3[i] * x0 + r3[i + 1] * x1 + r3[i + 2] * x2 + r3[i + 3] * x3;
-    }
-    for (; i < i1; i++) {
-        const Real *row = a + i * lda;
-        for (int64_t j = 0; j < i; j++) y[j] += row[j] * x[i];
-        y[i] += NAME(dot)(row, x, i + 1);
-    }
-}
-
-// Strips of about equal area, as many as the size asks for whatever the threads; each sums for itself.
-typedef struct { const Real *a, *x; Real *y; int64_t lda, n, strips, from[STRIPS + 1]; } NAME(Symv);
-
-static void NAME(symv_strips)(void *ctx, int64_t begin, int64_t end, int thread) {
-    const NAME(Symv) *s = ctx;
+static void NAME(step_strips)(void *ctx, int64_t begin, int64_t end, int thread) {
+    const NAME(Step) *s = ctx;
+    const Kernels *k = kernels();
     (void)thread;
     for (int64_t t = begin; t < end; t++) {
         Real *y = s->y + t * s->lda;
         memset(y, 0, (size_t)s->from[t + 1] * sizeof *y);
-        NAME(symv_rows)(s->a, s->lda, s->from[t], s->from[t + 1], s->x, y);
+        k->KERNEL(symv_rows)(s->a, s->lda, s->from[t], s->from[t + 1], s->x, y);
+        const int64_t r = s->rows * t / s->strips, more = s->rows * (t + 1) / s->strips - r;
+        k->KERNEL(row_dots)(s->vs + r * s->lda, s->lda, more, s->x, s->n, s->vx + r);
+        k->KERNEL(row_dots)(s->ws + r * s->lda, s->lda, more, s->x, s->n, s->wx + r);
     }
 }
 
-// A x in the line of y that is returned; y (STRIPS, lda).
-static Real *NAME(symv)(const Real *a, int64_t lda, int64_t n, const Real *x, Real *y) {
-    NAME(Symv) s = {.a = a, .x = x, .y = y, .lda = lda, .n = n, .strips = n * n / 2 / SMALL_STRIP + 1};
-    if (s.strips > STRIPS) s.strips = STRIPS;
-    for (int64_t t = 1; t < s.strips; t++)
-        s.from[t] = (int64_t)((double)n * sqrt((double)t / (double)s.strips));
-    s.from[s.strips] = n;
-    parallel_for(s.strips, 1, NAME(symv_strips), &s);
-    Real *whole = y + (s.strips - 1) * lda;                    // the last strip reaches all of y
-    for (int64_t t = 0; t < s.strips - 1; t++)
-        for (int64_t i = 0; i < s.from[t + 1]; i++) whole[i] += y[t * lda + i];
-    return whole;
+// A x into out (n), V x and W x into vx and wx (rows). Room: y (STRIPS, lda).
+static void NAME(step)(NAME(Step) *s, Real *out) {
+    const Real one = 1;
+    s->strips = 1;
+    while (s->strips < STRIPS && s->n * s->n / 2 > SMALL_STRIP * s->strips) s->strips *= 2;
+    for (int64_t t = 0; t < s->strips; t++)
+        s->from[t] = (int64_t)((double)s->n * sqrt((double)t / (double)s->strips)) / 4 * 4;
+    s->from[s->strips] = s->n;
+    parallel_for(s->strips, 1, NAME(step_strips), s);
+    const Real *whole = s->y + (s->strips - 1) * s->lda;       // the last strip reaches all of y
+    memcpy(out, whole, (size_t)s->n * sizeof *out);
+    for (int64_t t = 0; t < s->strips - 1; t++)
+        kernels()->KERNEL(sum_rows)(s->y + t * s->lda, s->lda, 1, &one, 1, out, s->from[t + 1]);
 }
 
 // Makes the H that sends (pivot, rest) to (beta, 0); rest becomes v's, pivot 1. Returns beta.
@@ -110,25 +81,27 @@ static double NAME(house)(Real *pivot, Real *rest, int64_t n, double *tau) {
 
 // Works from the last row up: reflector i clears A[i][0 .. i-2], acts on components 0 .. i-1 and
 // stays as v in A[i][0 .. i-1]. T: diagonal d, off[i] between i and i + 1. The rank-2 updates
-// A - v w^T - w v^T of a block of rows are gathered and done as one product. Room: w (3 BLOCK, n),
+// A - v w^T - w v^T of a block of rows are gathered and done as one product. Room: w (3 PANEL, n),
 // y (STRIPS, n).
 static void NAME(tridiagonalise)(Real *a, int64_t n, double *d, double *off, double *tau, Real *w, Real *y) {
+    void (*const sum_rows)(const Real *, int64_t, int64_t, const Real *, int64_t, Real *, int64_t) =
+        kernels()->KERNEL(sum_rows);
+    Real vx[PANEL], wx[PANEL];
     for (int64_t hi = n, lo; hi > 0; hi = lo) {
-        lo = hi > BLOCK ? hi - BLOCK : 0;
+        lo = hi > PANEL ? hi - PANEL : 0;
         for (int64_t i = hi - 1; i >= lo; i--) {
             Real *v = a + i * n, *wi = w + (i - lo) * n;               // w is kept negated
-            for (int64_t k = i + 1; k < hi; k++) {                     // what the block owes row i
-                const Real *vk = a + k * n, *wk = w + (k - lo) * n;
-                NAME(add_two)(v, vk[i], wk, wk[i], vk, i + 1);
-            }
+            const Real *vs = v + n, *ws = wi + n;                      // of the block's rows so far
+            const int64_t rows = hi - 1 - i;
+            sum_rows(ws, n, rows, vs + i, n, v, i + 1);                // what the block owes row i
+            sum_rows(vs, n, rows, ws + i, n, v, i + 1);
             d[i] = v[i];
             if (i == 0) break;
             off[i - 1] = NAME(house)(v + i - 1, v, i - 1, &tau[i]);
-            memcpy(wi, NAME(symv)(a, n, i, v, y), (size_t)i * sizeof *wi);
-            for (int64_t k = i + 1; k < hi; k++) {
-                const Real *vk = a + k * n, *wk = w + (k - lo) * n;
-                NAME(add_two)(wi, NAME(dot)(vk, v, i), wk, NAME(dot)(wk, v, i), vk, i);
-            }
+            NAME(Step) s = {.a = a, .x = v, .vs = vs, .ws = ws, .y = y, .vx = vx, .wx = wx, .lda = n, .n = i,
+                            .rows = rows};
+            NAME(step)(&s, wi);
+            sum_rows(ws, n, rows, vx, 1, wi, i), sum_rows(vs, n, rows, wx, 1, wi, i);
             // w = p - (tau/2) (p . v) v, p = tau A v
             const Real t = (Real)tau[i], half = t * t * NAME(dot)(wi, v, i) / 2;
             for (int64_t j = 0; j < i; j++) wi[j] = half * v[j] - t * wi[j];
@@ -148,3 +121,4 @@ static void NAME(tridiagonalise)(Real *a, int64_t n, double *d, double *off, dou
 #undef Real
 #undef NAME
 #undef GEMM_LOWER
+#undef KERNEL

@@ -39,7 +39,7 @@ bool add_size(size_t a, size_t b, size_t *out) {
     return true;
 }
 
-void *alloc(size_t n, size_t size, const char *what, Err *e) {
+void *alloc_raw(size_t n, size_t size, const char *what, Err *e) {
     size_t bytes, padded;
     void *p;
     if (!mul_size(n, size, &bytes) || !add_size(bytes, 63, &padded)) {
@@ -47,11 +47,13 @@ void *alloc(size_t n, size_t size, const char *what, Err *e) {
         return NULL;
     }
     padded -= padded % 64;
-    if (!(p = aligned_memory(padded ? padded : 64))) {
-        fail(e, "%s: out of memory for %zu bytes", what, bytes);
-        return NULL;
-    }
-    return memset(p, 0, padded);
+    if (!(p = aligned_memory(padded ? padded : 64))) fail(e, "%s: out of memory for %zu bytes", what, bytes);
+    return p;
+}
+
+void *alloc(size_t n, size_t size, const char *what, Err *e) {
+    void *p = alloc_raw(n, size, what, e);
+    return p ? memset(p, 0, (n * size + 63) / 64 * 64) : NULL;
 }
 
 // ---- files in -----------------------------------------------------------------------------------

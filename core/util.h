@@ -37,6 +37,7 @@ bool add_size(size_t a, size_t b, size_t *out);
 // Zeroed memory for n * size bytes, 64-byte aligned, freed by free(). NULL with a message that
 // names `what` when n * size overflows or memory is out. n * size = 0 gives a valid pointer.
 void *alloc(size_t n, size_t size, const char *what, Err *e);
+void *alloc_raw(size_t n, size_t size, const char *what, Err *e);  // the same, not zeroed
 
 // A whole file, read-only. Mapped where the system can; `data` is NULL for an empty file.
 typedef struct { const uint8_t *data; size_t size; } FileMap;

@@ -91,7 +91,7 @@ int decompose_group(const AttnShape *s, const GroupPlan *g, float *w[4], int swe
     Tucker k = {0};
     int result = -1;
     *out = (GroupParts){0};
-    double *made = NULL, *t = alloc(size, sizeof *t, "attention tensor", e);
+    double *made = NULL, *t = alloc_raw(size, sizeof *t, "attention tensor", e);
     if (!t) goto done;
     weigh_kv(s, g, w, NULL);
     tensorise(s, g->set, (const float *const *)w, t);
@@ -111,7 +111,7 @@ int decompose_group(const AttnShape *s, const GroupPlan *g, float *w[4], int swe
     tucker_pack(&k, s, g->set, out->part[PART_EMBD], out->part[PART_HEAD], out->part[PART_KIND],
                 &out->part[PART_CORE], out->part[PART_MIXED]);
     weigh_kv(s, g, NULL, out);
-    made = alloc(size, sizeof *made, "attention tensor", e);
+    made = alloc_raw(size, sizeof *made, "attention tensor", e);
     if (!made || tucker_reconstruct(&k, made, e)) goto done;
     projection_errors(s, g->set, t, made, error);
     result = 0;
@@ -190,7 +190,7 @@ int rebuild_group(const Attention *a, int i, float *w[4], Err *e) {
     size_t core = (size_t)(k.r[0] * k.r[1]) * (size_t)(k.r[2] * k.r[3]);
     size_t size = (size_t)(k.n[0] * k.n[1]) * (size_t)(k.n[2] * k.n[3]);
     int result = -1;
-    double *made = alloc(size, sizeof *made, "attention tensor", e);
+    double *made = alloc_raw(size, sizeof *made, "attention tensor", e);
     k.core = alloc(core, sizeof *k.core, "core", e);
     if (!made || !k.core || read_core(a, t, k.core, e) ||
         read_embd(t, s->d, &k.u[EMBD], e) ||

@@ -1,6 +1,6 @@
 // Every kernel in every variant that runs here, against its naive twin: odd sizes, buffers that
 // end at a page which may not be read, equal bits for any number of threads and tokens.
-#include "../core/kernels.h"
+#include "../core/kernels_impl.h"
 #include "test.h"
 
 #ifndef _WIN32
@@ -768,7 +768,7 @@ static int try_product(int what, int64_t m, int64_t n, int64_t k, bool ta, bool 
 
 static int products(void) {
     const int64_t shape[][3] = {{1, 1, 1}, {1, 1, 0}, {3, 5, 0}, {2, 3, 5}, {7, 9, 8}, {8, 48, 16}, {9, 49, 17},
-        {23, 23, 23}, {5, 49, 193}, {47, 13, 192}, {65, 97, 71}, {200, 30, 40}, {193, 50, 385}, {0, 4, 4}};
+        {23, 23, 23}, {5, 49, 193}, {47, 13, 192}, {65, 97, 71}, {200, 30, 40}, {193, 50, 385}, {9, 60, 970}, {0, 4, 4}};
     for (int what = 0; what < PRODUCTS; what++)
         for (int i = 0; i < COUNT(shape); i++)
             for (int mode = 0; mode < 8; mode++)
@@ -781,6 +781,64 @@ static int products(void) {
 static int products_wide(void) {
     return try_dgemm(9, 2100, 5, false, false, 0) || try_product(MIXED, 9, 2100, 5, false, true, 1) ||
            try_product(GRAM, 2100, 0, 3, false, true, 0) ? FAIL : PASS;
+}
+
+// The products of a matrix and one vector on the way to tridiagonal form, in both precisions, against plain
+// sums; rows end at a guard page, what stands above the diagonal is NaN.
+static int try_vectors(const Kernels *k, const char *isa, int64_t n, int64_t rows, bool single) {
+    const double unit = single ? 0x1p-23 : 0x1p-52;
+    const size_t width = single ? sizeof(float) : sizeof(double);
+    const int64_t lda = n + 1, from = n / 3 / 4 * 4, all = n > rows ? n : rows;
+    double *a = doubles(all * lda), *x = doubles(n), *y = doubles(n), *c = doubles(rows * 3);
+    void *as = guarded((size_t)((all - 1) * lda + n) * width, 0), *xs = guarded((size_t)n * width, 0);
+    void *ys = guarded((size_t)n * width, 0), *cs = guarded((size_t)(3 * rows) * width, 0);
+#define PUT(to, i, v) do { if (single) ((float *)(to))[i] = (float)(v); else ((double *)(to))[i] = v; } while (0)
+#define GOT(of, i) (single ? (double)((float *)(of))[i] : ((double *)(of))[i])
+    for (int64_t i = 0; i < (all - 1) * lda + n; i++) { a[i] = (float)a[i]; PUT(as, i, a[i]); }
+    for (int64_t i = 0; i < n; i++) { x[i] = (float)x[i], y[i] = (float)y[i]; PUT(xs, i, x[i]); PUT(ys, i, y[i]); }
+    for (int64_t i = 0; i < 3 * rows; i++) { c[i] = (float)c[i]; PUT(cs, i, c[i]); }
+    if (single) k->row_dots32(as, lda, rows, xs, n, cs); else k->row_dots(as, lda, rows, xs, n, cs);
+    for (int64_t r = 0; r < rows; r++) {
+        double want = 0, size = 0;
+        for (int64_t j = 0; j < n; j++) want += a[r * lda + j] * x[j], size += fabs(a[r * lda + j] * x[j]);
+        CHECK(fabs(GOT(cs, r) - want) <= (double)(n + 2) * unit * size, "%s n %d: dot of row %d of %d is %g, not %g", isa,
+              (int)n, (int)r, (int)rows, GOT(cs, r), want);
+        PUT(cs, r, c[r]);
+    }
+    if (single) k->sum_rows32(as, lda, rows, cs, 3, ys, n); else k->sum_rows(as, lda, rows, cs, 3, ys, n);
+    for (int64_t j = 0; j < n; j++) {
+        double want = y[j], size = fabs(want);
+        for (int64_t r = 0; r < rows; r++) want += c[3 * r] * a[r * lda + j], size += fabs(c[3 * r] * a[r * lda + j]);
+        CHECK(fabs(GOT(ys, j) - want) <= (double)(rows + 2) * unit * size, "%s: sum of %d rows at %d of %d is %g, not %g",
+              isa, (int)rows, (int)j, (int)n, GOT(ys, j), want);
+        PUT(ys, j, y[j]);
+    }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = i + 1; j < n; j++) PUT(as, i * lda + j, NAN);
+    if (single) k->symv_rows32(as, lda, from, n, xs, ys); else k->symv_rows(as, lda, from, n, xs, ys);
+    for (int64_t i = 0; i < n; i++) {
+        double want = y[i], size = fabs(want);
+        for (int64_t j = 0; j < n; j++) {
+            const double v = i < from && j < from ? 0 : (i > j ? a[i * lda + j] : a[j * lda + i]) * x[j];
+            want += v, size += fabs(v);
+        }
+        CHECK(fabs(GOT(ys, i) - want) <= (double)(n + 2) * unit * size, "%s: symmetric product at %d of %d is %g, not %g", isa,
+              (int)i, (int)n, GOT(ys, i), want);
+    }
+#undef PUT
+#undef GOT
+    free_all();
+    return PASS;
+}
+
+static int vectors(void) {
+    FOR_EACH_ISA(v)
+        for (int64_t n = 1; n < 75; n += n < 40 ? 1 : 11)
+            for (int64_t rows = 0; rows < 10; rows += 3)
+                for (int single = 0; single < 2; single++)
+                    if (try_vectors(kernels(), isas[v], n, rows, single) == FAIL) return FAIL;
+    kernels_init();
+    return PASS;
 }
 
 // ---- threads and variants -----------------------------------------------------------------------
@@ -864,7 +922,7 @@ static const Test tests[] = {
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
     {"swiglu_values", swiglu_values}, {"activations", activations}, {"layernorms", layernorms},
     {"half_floats", half_floats},
-    {"dgemm_values", dgemm_values}, {"products", products}, {"products_wide", products_wide}, {"parallel_parts", parallel_parts},
+    {"dgemm_values", dgemm_values}, {"products", products}, {"products_wide", products_wide}, {"vectors", vectors}, {"parallel_parts", parallel_parts},
     {"selection", selection}, {"machine", machine},
 };
 

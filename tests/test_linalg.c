@@ -1,11 +1,12 @@
 // linalg: residuals, not digits. Every decomposition is multiplied back by plain loops.
+#include "../core/kernels.h"
 #include "../core/linalg.h"
 
 #include <float.h>
 
 #include "matrices.h"
 
-static const int64_t sizes[] = {0, 1, 2, 3, 7, 31, 33, 64, 65, 200, 576};
+static const int64_t sizes[] = {0, 1, 2, 3, 7, 31, 33, 49, 64, 65, 97, 160, 161, 200, 353, 576};
 static Err err;
 
 // max |a - b|, b = NULL: the identity
@@ -193,9 +194,54 @@ static int eig_mixed(void) {
     return PASS;
 }
 
+// The same bits for any number of threads, in every instruction set and both precisions; spectra without and
+// with equal values, and more wanted than there are that differ from zero.
+static int eig_threads(void) {
+    static const int64_t ns[] = {7, 161, 330, 449};
+    static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
+    const int before = threads_get();
+    for (int s = 0; s < COUNT(ns); s++)
+        for (int kind = 0; kind < 3; kind++) {
+            const int64_t n = ns[s], r = n / 2 + 1;
+            double *a, *copy = numbers(n * n), *values = numbers(n), *v[2] = {numbers(n * r), numbers(n * r)};
+            double *lead[2] = {numbers(r), numbers(r)};
+            for (int64_t i = 0; i < n; i++)
+                values[i] = kind == 0 ? 1 / (1 + (double)i) : kind == 1 ? 1 + (double)(i % 3) : i < n / 4;
+            a = with_values(values, n, 7 + (uint64_t)n);
+            for (int isa = 0; isa < COUNT(isas); isa++) {
+                if (kernels_select(isas[isa])) continue;
+                for (int mixed = 0; mixed < 2; mixed++)
+                    for (int threads = 1; threads <= 5; threads++) {
+                        const int i = threads > 1;
+                        threads_set(threads);
+                        memcpy(copy, a, (size_t)(n * n) * sizeof *a);
+                        CHECK((mixed ? eig_sym_leading_mixed : eig_sym_leading)(copy, n, r, lead[i], v[i], &err) == 0,
+                              "%s", err.msg);
+                        CHECK(!memcmp(lead[i], lead[0], (size_t)r * sizeof **lead) &&
+                              !memcmp(v[i], v[0], (size_t)(n * r) * sizeof **v),
+                              "n %d kind %d %s mixed %d: %d threads have other bits than one", (int)n, kind, isas[isa],
+                              mixed, threads);
+                        if (threads > 1) continue;
+                        double bent = skew(v[0], n, r);
+                        CHECK(bent <= 2e-13, "n %d kind %d %s mixed %d: |V'V - I| %g", (int)n, kind, isas[isa], mixed,
+                              bent);
+                    }
+            }
+            free(a), free(copy), free(values), free(v[0]), free(v[1]), free(lead[0]), free(lead[1]);
+        }
+    threads_set(before);
+    kernels_init();
+    return PASS;
+}
+
 static int eig_refuses(void) {
     double a[4] = {1, NAN, NAN, 1}, values[2], v[4];
     CHECK(eig_sym(a, 2, values, v, &err) == -1 && strstr(err.msg, "finite"), "%s", err.msg);
+    for (int64_t at = 0; at < 81; at += 5) {               // wherever it stands
+        double c[81] = {0}, l[9], u[81];
+        c[at] = at % 2 ? INFINITY : NAN;
+        CHECK(eig_sym(c, 9, l, u, &err) == -1 && strstr(err.msg, "finite"), "at %d: %s", (int)at, err.msg);
+    }
     double b[4] = {1, 0, 0, 1};
     CHECK(eig_sym_leading(b, 2, 3, values, v, &err) == -1, "3 of 2 eigenvectors");
     return PASS;
@@ -328,6 +374,7 @@ static const Test tests[] = {
     {"eigenpairs of random matrices", eig_random},
     {"eigenpairs of degenerate matrices", eig_degenerate},
     {"mixed precision captures as much", eig_mixed},
+    {"the same bits on any number of threads", eig_threads},
     {"eigenvectors refuse bad input", eig_refuses},
     {"QR residuals", qr_residuals},
     {"Cholesky residuals, indefinite refused", cholesky_residuals},
