@@ -831,7 +831,7 @@ static int try_vectors(const Kernels *k, const char *isa, int64_t n, int64_t row
     return PASS;
 }
 
-static int vectors(void) {
+static int step_products(void) {
     FOR_EACH_ISA(v)
         for (int64_t n = 1; n < 75; n += n < 40 ? 1 : 11)
             for (int64_t rows = 0; rows < 10; rows += 3)
@@ -922,7 +922,7 @@ static const Test tests[] = {
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
     {"swiglu_values", swiglu_values}, {"activations", activations}, {"layernorms", layernorms},
     {"half_floats", half_floats},
-    {"dgemm_values", dgemm_values}, {"products", products}, {"products_wide", products_wide}, {"vectors", vectors}, {"parallel_parts", parallel_parts},
+    {"dgemm_values", dgemm_values}, {"products", products}, {"products_wide", products_wide}, {"step_products", step_products}, {"parallel_parts", parallel_parts},
     {"selection", selection}, {"machine", machine},
 };
 
