@@ -27,7 +27,8 @@ int cholesky(double *a, int64_t n, Err *e);
 int svd(const double *a, int64_t m, int64_t n, double *u, double *s, double *v, Err *e);
 
 // For tensors of weights, numbers of 24 bits that meet a rounding of 1e-7: C (m, n) = A B (dgemm), C (m, m)
-// = A A^T (gram) and eig_sym_leading; in mixed precision where they are large, most of the exporter's time.
+// = A A^T (gram) and eig_sym_leading; in mixed precision where they take time: from 2^27 multiply-adds and
+// n 512 on.
 void weights_product(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
                      const double *b, int64_t ldb, double *c);
 void weights_gram(int64_t m, int64_t k, const double *a, double *c);
