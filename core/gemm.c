@@ -75,7 +75,8 @@ static void multiply(void *ctx, int64_t begin, int64_t end, int thread) {
     for (int64_t piece = begin; piece < end; piece++) {
         int64_t block = piece % g->blocks;
         if (g->lower) block = block % 2 ? g->blocks - 1 - block / 2 : block / 2;
-        const int64_t i = block * g->tall, first = piece / g->blocks * g->width, all = upwards(g->wide, g->nr);
+        const int64_t i = block * g->tall, first = piece / g->blocks * g->width;
+        const int64_t all = upwards(g->wide, g->nr);
         const int64_t m = least(g->m - i, g->tall), until = least(g->wide, first + g->width);
         // the last column of the piece's first row
         const int64_t last = g->lower ? i - g->j0 : g->n;
@@ -120,11 +121,11 @@ static Room packed[8];              // products inside parts of a parallel_for c
 // Without memory for packed blocks, or with nothing to sum, the definition does it.
 static void run(Gemm *g, int64_t k) {
     if (g->m <= 0 || g->n <= 0) return;
-    const int64_t threads = threads_get(), nr = g->precision == DOUBLE ? kernels()->gemm_nr : kernels()->gemm_nr32;
+    const int64_t threads = threads_get();
+    const int64_t nr = g->nr = g->precision == DOUBLE ? kernels()->gemm_nr : kernels()->gemm_nr32;
     const int64_t strips = (g->n + WIDE - 1) / WIDE, wide = upwards((g->n + strips - 1) / strips, nr);
     const int64_t deep = least(k, DEEP);
     Room *from;
-    g->nr = nr;
     const size_t room = (size_t)(upwards(wide * deep, 8) + threads * TALL * DEEP) * sizeof(double);
     g->pack_b = k > 0 ? room_take(packed, 8, room, &from) : NULL;
     if (!g->pack_b) {

@@ -18,7 +18,8 @@ INLINE void turn4(double *dst, const double *src, int64_t wide, int64_t step) {
     const __m256d ab = _mm256_unpacklo_pd(a, b), cd = _mm256_unpacklo_pd(c, d);
     const __m256d ba = _mm256_unpackhi_pd(a, b), dc = _mm256_unpackhi_pd(c, d);
     _mm256_storeu_pd(dst, join(ab, cd, false)), _mm256_storeu_pd(dst + wide, join(ba, dc, false));
-    _mm256_storeu_pd(dst + 2 * wide, join(ab, cd, true)), _mm256_storeu_pd(dst + 3 * wide, join(ba, dc, true));
+    dst += 2 * wide;
+    _mm256_storeu_pd(dst, join(ab, cd, true)), _mm256_storeu_pd(dst + wide, join(ba, dc, true));
 }
 #define TURN4(name, Stored, load4) \
     INLINE void name(float *dst, const Stored *src, int64_t wide, int64_t step) { \
@@ -198,7 +199,8 @@ INLINE void store_first_d(double *p, vd a, int64_t n) {
             const Real *row[4]; \
             Vec s[4] = {0}, xi[4]; \
             UNROLL \
-            for (int r = 0; r < 4; r++) row[r] = a + (i + least(r, m - 1)) * lda, xi[r] = set1(r < m ? x[i + r] : 0); \
+            for (int r = 0; r < 4; r++) \
+                row[r] = a + (i + least(r, m - 1)) * lda, xi[r] = set1(r < m ? x[i + r] : 0); \
             int64_t j = 0; \
             for (; j + WIDTH <= i; j += WIDTH) { \
                 Vec xj = load(x + j), yj = load(y + j); \
@@ -257,7 +259,8 @@ ROW_DOTS(row_dots32, float, vf, load, load_first, mul_add, total_f)
 
 // y (n) += sum over r of c[r * step] A[r].
 #define ADD_ROWS(name, Real, Vec, load, store, load_first, store_first, set1, mul_add) \
-    static void name(const Real *a, int64_t lda, int64_t rows, const Real *c, int64_t step, Real *y, int64_t n) { \
+    static void name(const Real *a, int64_t lda, int64_t rows, const Real *c, int64_t step, Real *y, \
+                     int64_t n) { \
         enum { WIDTH = sizeof(Vec) / sizeof(Real) }; \
         for (int64_t r = 0; r < rows; r += 4) { \
             const int64_t m = least(rows - r, 4); \

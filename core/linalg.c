@@ -208,7 +208,8 @@ static int leading(double *a, bool single, int64_t n, int64_t r, double *values,
     double *q = carve(&room, n * n), *d = carve(&room, n), *off = carve(&room, n), *tau = carve(&room, n);
     double *w = carve(&room, (3 * BLOCK + STRIPS) * n + BLOCK * BLOCK);
     Merge m = {.n = n, .s = carve(&room, n * n), .rows = carve(&room, n * n), .z = carve(&room, n)};
-    m.poles = carve(&room, n), m.z2 = carve(&room, n), m.roots = carve(&room, n), m.line = carve(&room, threads * n);
+    m.poles = carve(&room, n), m.z2 = carve(&room, n), m.roots = carve(&room, n);
+    m.line = carve(&room, threads * n);
     m.order = (Ranked *)carve(&room, 2 * n), m.live = (int64_t *)carve(&room, n);
     m.dead = (int64_t *)carve(&room, n), m.column = (int64_t *)carve(&room, n);
     m.side = (uint8_t *)carve(&room, n / 8 + 1);

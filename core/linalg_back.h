@@ -38,13 +38,14 @@ static void transform_rows(void *ctx, int64_t begin, int64_t end, int thread) {
         memcpy(b->y + i * n, b->q + b->order[i].row * n, (size_t)n * sizeof *b->y);
     for (int64_t lo = 1; lo < n; lo += BLOCK) {
         const int64_t hi = block_end(b, lo);
-        apply_block(b->y + begin * n, n, end - begin, b->v + lo * n, n, b->t + lo / BLOCK * BLOCK * BLOCK, hi - lo,
-                    hi, false, b->work + 2 * BLOCK * begin);
+        apply_block(b->y + begin * n, n, end - begin, b->v + lo * n, n, b->t + lo / BLOCK * BLOCK * BLOCK,
+                    hi - lo, hi, false, b->work + 2 * BLOCK * begin);
     }
     for (int64_t i = begin; i < end; i++) {                            // largest component positive
         double *row = b->y + i * n, high = 0, low = 0;
         int64_t first = 0;
-        for (int64_t j = 0; j < n; j++) high = row[j] > high ? row[j] : high, low = row[j] < low ? row[j] : low;
+        for (int64_t j = 0; j < n; j++)
+            high = row[j] > high ? row[j] : high, low = row[j] < low ? row[j] : low;
         while (first < n - 1 && fabs(row[first]) < fmax(high, -low)) first++;
         if (row[first] < 0) for (int64_t j = 0; j < n; j++) row[j] = -row[j];
     }

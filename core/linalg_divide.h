@@ -152,7 +152,8 @@ static void live_weights(void *ctx, int64_t begin, int64_t end, int thread) {
     for (int64_t j = begin; j < end; j++) m->z2[j] = -m->s[j * k + j];
     for (int64_t i = 0; i < k; i++) {
         const double *row = m->s + i * k, d = m->poles[i];
-        const int64_t below = i < begin ? begin : i < end ? i : end, above = i < begin ? begin : below + (i < end);
+        const int64_t below = i < begin ? begin : i < end ? i : end;   // all j but i
+        const int64_t above = i < begin ? begin : below + (i < end);
         pole_product(m->z2 + begin, row + begin, m->poles + begin, d, below - begin);
         pole_product(m->z2 + above, row + above, m->poles + above, d, end - above);
     }
@@ -184,7 +185,11 @@ static void live_vectors(const double *d, double rho, Merge *m) {
 }
 
 // The two halves of a merge, q's rows as they stand and gathered.
-typedef struct { Merge *m; double *q, *left, *right, *dead; int64_t ldq, n1, n2, n_only_left, n_left; } Halves;
+typedef struct {
+    Merge *m;
+    double *q, *left, *right, *dead;
+    int64_t ldq, n1, n2, n_only_left, n_left;
+} Halves;
 
 static void clear_halves(void *ctx, int64_t begin, int64_t end, int thread) {
     const Halves *h = ctx;
