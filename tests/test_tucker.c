@@ -527,8 +527,37 @@ static int cache_forms(void) {
     return PASS;
 }
 
+// Large enough for mixed precision: U as orthonormal as ever, it captures what the best in double precision
+// does to 1e-10 of it, and what is lost, |W - W'| / |W|, is what tucker_error says to 1e-7.
+static int mixed_precision(void) {
+    const int64_t n[4] = {576, 16, 8, 12}, r[4] = {288, 16, 8, 12}, cols = count4(n) / n[0];
+    double *w = random_tensor(n, 8), *made = numbers(count4(n)), *c = numbers(n[0] * n[0]), *uc = numbers(r[0] * n[0]);
+    double *values = numbers(n[0]), captured = 0, best = 0, lost = 0, whole = 0, bent = 0;
+    Tucker k;
+    CHECK(tucker_hosvd(&k, w, n, r, &err) == 0 && tucker_reconstruct(&k, made, &err) == 0, "%s", err.msg);
+    gram(false, n[0], cols, w, cols, c, n[0]);
+    dgemm(true, false, r[0], n[0], n[0], k.u[EMBD], r[0], c, n[0], 0, uc, n[0]);
+    for (int64_t i = 0; i < r[0]; i++)
+        for (int64_t e = 0; e < n[0]; e++) captured += uc[i * n[0] + e] * k.u[EMBD][e * r[0] + i];
+    dgemm(true, false, r[0], r[0], n[0], k.u[EMBD], r[0], k.u[EMBD], r[0], 0, uc, r[0]);
+    for (int64_t i = 0; i < r[0] * r[0]; i++) bent = fmax(bent, fabs(uc[i] - (i / r[0] == i % r[0])));
+    CHECK(eig_sym(c, n[0], values, NULL, &err) == 0, "%s", err.msg);
+    for (int64_t i = 0; i < r[0]; i++) best += values[i];
+    for (int64_t i = 0; i < count4(n); i++) lost += (w[i] - made[i]) * (w[i] - made[i]), whole += w[i] * w[i];
+    CHECK(bent <= 1e-12, "|U'U - I| %g", bent);
+    CHECK(fabs(captured - best) <= 1e-10 * best, "captured %.15g of %.15g", captured, best);
+    CHECK(fabs(sqrt(lost / whole) - tucker_error(&k, w)) <= 1e-7, "lost %.12g, said to be %.12g", sqrt(lost / whole),
+          tucker_error(&k, w));
+    CHECK(fabs(lost - (whole - best)) <= 1e-10 * whole, "lost %.15g of %.15g, the least is %.15g", lost, whole,
+          whole - best);
+    tucker_free(&k);
+    free(w), free(made), free(c), free(uc), free(values);
+    return PASS;
+}
+
 static const Test tests[] = {
     {"mode products are their sums", mode_products},
+    {"mixed precision captures as much", mixed_precision},
     {"Gram matrices", gram_matrices},
     {"errors of random tensors", random_tensors},
     {"a tensor with a small core", exact_ranks},
