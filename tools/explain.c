@@ -233,7 +233,7 @@ static int cards(int set, int64_t m, char label[8][8], Ink ink[8]) {
     return n;
 }
 
-// One tensor: the kinds side by side, a card each, the groups one behind the other. Returns its width.
+// One tensor: the kinds side by side, a card each, the KV heads one behind the other. Returns its width.
 static int draw_tensor(Page *p, int x, int set, int64_t m, int64_t groups) {
     enum { CARD = 5, HIGH = 4, BEHIND = 3 };
     const int sheets = groups > BEHIND ? BEHIND : (int)groups - 1;
@@ -252,11 +252,11 @@ static int draw_tensor(Page *p, int x, int set, int64_t m, int64_t groups) {
 static void draw_tensors(Page *p, const Attention *a) {
     const AttnShape *s = &a->shape;
     const int64_t m = s->h / s->n_kv;
-    page_say(p, PLAIN, "Stacked to a tensor d x hd x kinds x groups: a card is one head's W^T (of O: W),");
+    page_say(p, PLAIN, "Stacked to a tensor d x hd x kinds x n_kv: a card is one head's W^T (of O: W),");
     page_say(p, PLAIN, "d high, hd wide; kinds stand side by side, %s one behind the other.",
-             m > 1 ? "groups" : "groups (heads)");
+             m > 1 ? "KV heads" : "heads");
     if (m > 1)
-        page_say(p, PLAIN, "A group is a KV head; the %d query heads that read it are kinds of their own.",
+        page_say(p, PLAIN, "The %d query heads that read a KV head are kinds of their own.",
                  (int)m);
     for (int i = 0, x = 0; i < a->n_groups; i++)
         x += draw_tensor(p, x, a->groups[i].set, m, s->n_kv) + GAP;
