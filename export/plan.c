@@ -157,6 +157,9 @@ static void choose_ranks(Plan *p, int layer, GroupPlan *g) {
     r[EMBD] = least(full[EMBD], (int64_t)(p->o.keep * (double)dense_params(s, g->set)) / unit);
     if (p->o.keep >= 1) r[EMBD] = full[EMBD];
     else if (blocks(group_type(p, layer, g->set))) step = 32;
+    if (r[EMBD] % step)
+        note(p, "r_embd is a multiple of %lld in %s: less stays than was asked for", (long long)step,
+             type_info(group_type(p, layer, g->set))->name);
     r[EMBD] -= r[EMBD] % step;
     if (r[EMBD] < step) r[EMBD] = least(step, full[EMBD]);
 }

@@ -97,10 +97,10 @@ static bool factored(const LayerPlan *l) {
 }
 
 static void print_layers(const Plan *p) {
-    printf("Of every layer the errors |W - W'| / |W|, W' the factors multiplied out, and\n"
-           "what stays of attention's %s parameters.\n"
+    printf("By %s. Of every layer the errors |W - W'| / |W|, W' the factors multiplied\n"
+           "out, and what stays of attention's %s parameters.\n"
            "layer  scheme        Q      K      V      O  parameters   stay  %s\n",
-           commas((double)dense_params(p->shape, HAS_Q | HAS_K | HAS_V | HAS_O)),
+           method_name(p->o.method), commas((double)dense_params(p->shape, HAS_Q | HAS_K | HAS_V | HAS_O)),
            p->o.method < METHOD_INPUT ? "embd,head,kind" : "ranks");
     for (int i = 0, end; i < p->n_layers; i = end) {
         for (end = i; end < p->n_layers && !factored(&p->layer[end]);) end++;
