@@ -419,8 +419,8 @@ static const ChatFormat *chat_format(Str t) {
 // The system message that a chatml template puts when none is given: the text between its marks,
 // where that is literal. *to stays NULL where there is none. Caller frees.
 static int default_system(const ChatFormat *f, Str t, char **to, Err *e) {
+    if (f != &formats[0]) return 0;                        // t may be none
     const char *at = t.s, *stop = t.s + t.n, *end;
-    if (f != &formats[0]) return 0;
     while ((at = find(at, (size_t)(stop - at), "<|im_start|>system"))) {
         at += strlen("<|im_start|>system");
         if (!(end = find(at, (size_t)(stop - at), "<|im_end|>"))) break;

@@ -61,7 +61,7 @@ units() { ls tests/test_*.c | sed 's:tests/test_\(.*\)\.c:\1:' | grep -Evx "$1";
 
 aarch64() {
     local cpu                                          # kernels and quant in both variants
-    UNITS=$(units none)
+    UNITS=$(units faults)
     [ "$QUICK" ] && UNITS="kernels quant tokenizer util"
     linux aarch64-linux-gnu-gcc "qemu-aarch64 -cpu max" "$UNITS"
     [ -x build/$name/run ] || return
