@@ -14,7 +14,7 @@ passed=0 failed=0 skipped=0 status=0 n=0
 for t in "$@"; do
     n=$((n + 1)) code=$(cat "$tmp/$n.code")
     cat "$tmp/$n"
-    last=$(tail -n 1 "$tmp/$n")
+    last=$(tail -n 1 "$tmp/$n" | tr -d '\r')    # Windows ends lines with one
     set -- $(printf '%s\n' "$last" | sed -n 's/^[^:]*: \([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p')
     if [ $# -ne 3 ]; then
         echo "FAIL $t: ended with code $code and no closing line"
