@@ -2,9 +2,8 @@
 // and values both ways, apart and shared; equal bits for any number of threads and of queries
 // computed together.
 #include "../core/attend.h"
-#include "test.h"
+#include "isas.h"
 
-static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
 static const int types[] = {T_F32, T_F16, T_Q8_0};
 
 static uint64_t seed = 7;

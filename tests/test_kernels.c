@@ -1,16 +1,12 @@
 // Every kernel in every variant that runs here, against its naive twin: odd sizes, buffers that
 // end at a page which may not be read, equal bits for any number of threads and tokens.
 #include "../core/kernels_impl.h"
-#include "test.h"
+#include "isas.h"
 
 #ifndef _WIN32
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
-
-static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
-#define FOR_EACH_ISA(i) \
-    for (int i = 0; i < COUNT(isas); i++) if (kernels_select(isas[i]) == 0)
 
 static uint64_t seed = 1;
 static float random_in(float a) { return (2 * random_f32(&seed) - 1) * a; }

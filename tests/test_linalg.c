@@ -1,9 +1,9 @@
 // linalg: residuals, not digits. Every decomposition is multiplied back by plain loops.
-#include "../core/kernels.h"
 #include "../core/linalg.h"
 
 #include <float.h>
 
+#include "isas.h"
 #include "matrices.h"
 
 static const int64_t sizes[] = {0, 1, 2, 3, 7, 31, 33, 49, 64, 65, 97, 160, 161, 200, 353, 576};
@@ -198,7 +198,6 @@ static int eig_mixed(void) {
 // with equal values, and more wanted than there are that differ from zero.
 static int eig_threads(void) {
     static const int64_t ns[] = {7, 161, 330};
-    static const char *const isas[] = {"generic", "avx2", "avx512", "neon", "neondot"};
     const int before = threads_get();
     for (int s = 0; s < COUNT(ns); s++)
         for (int kind = 0; kind < 3; kind++) {
@@ -208,8 +207,7 @@ static int eig_threads(void) {
             for (int64_t i = 0; i < n; i++)
                 values[i] = kind == 0 ? 1 / (1 + (double)i) : kind == 1 ? 1 + (double)(i % 3) : i < n / 4;
             a = with_values(values, n, 7 + (uint64_t)n);
-            for (int isa = 0; isa < COUNT(isas); isa++) {
-                if (kernels_select(isas[isa])) continue;
+            FOR_EACH_ISA(isa) {
                 for (int mixed = 0; mixed < 2; mixed++)
                     for (int threads = 1; threads <= 3; threads++) {
                         const int i = threads > 1;
