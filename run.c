@@ -106,12 +106,6 @@ static int choice(const char *flag, const char *text, const char *const *names, 
     return -1;
 }
 
-static bool among(const char *a, const char *const *names, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(a, names[i]) == 0) return true;
-    return false;
-}
-
 static void tool(Options *o, Action a, const char *file) {
     o->action = a;
     o->tool_file = file;
@@ -119,14 +113,15 @@ static void tool(Options *o, Action a, const char *file) {
 
 static Options read_options(int argc, char **argv) {
     static const char *const plain[] = {"-h", "--help", "--version", "-i", "--info", "--explain", "--bench",
-                                        "--json", "--no-echo", "--ids"};
+                                        "--json", "--no-echo", "--ids", NULL};
     static const char *const valued[] = {
         "-p", "--prompt", "-f", "--system", "-n", "-c", "-t", "-b", "-s", "--temp", "--top-k",
         "--top-p", "--min-p", "--repeat-penalty", "--repeat-last", "--windows", "--kv", "--cache",
         "--perplexity", "--eval", "--eval-out", "--eval-against", "--limit", "--tokenize",
         "--detokenize", "--fill-mask", "--top", "--embed", "--embed-file", "--pool", "--repeat",
-        "--bench-depths", "--layer", "--draft", "--draft-tokens"};
-    const size_t n_plain = sizeof plain / sizeof *plain, n_valued = sizeof valued / sizeof *valued;
+        "--bench-depths", "--layer", "--draft", "--draft-tokens", NULL};
+    const Flags flags = {plain, valued};
+    Err wrong;
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
     static const char *const forms[] = {"auto", "dense", "latent"}, *const pools[] = {"mean", "first"};
@@ -159,14 +154,7 @@ static Options read_options(int argc, char **argv) {
             o.model = a;
             continue;
         }
-        const bool known = among(a, valued, n_valued);
-        if (!known || !v || among(v, valued, n_valued) || among(v, plain, n_plain)) {
-            char message[256];
-            snprintf(message, sizeof message, !known ? "unknown flag %.100s (-h shows all)" : !v
-                     ? "%.100s needs a value (-h shows all flags)"
-                     : "%.100s needs a value, and %.100s is a flag", a, v);
-            die(message);
-        }
+        if (check_flag(&flags, a, v, &wrong)) die(wrong.msg);
         i++;
         if (IS("-p") || IS("--prompt")) o.prompt = v;
         else if (IS("-f")) o.prompt_file = v;

@@ -199,7 +199,7 @@ static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64
         if (!(buffer[i] = new_tensor(n, e))) goto done;
     int64_t size[4];
     memcpy(size, n, sizeof size);
-    const double *b = contract(w, t, 0, last, buffer, size);
+    const double *b = contract(w, t, EMBD, last, buffer, size);
     if (last >= 0) mode_product(b, size, last, t->u[last], r[last], true, t->core);
     else memcpy(t->core, b, (size_t)product(r, 0, 4) * sizeof *b);
 
@@ -212,9 +212,9 @@ static int decompose(Tucker *t, const double *w, const int64_t n[4], const int64
         if (sweep > 2 && fabs(before - error) < tol) break;
         for (int mode = 0; mode < 4; mode++) {
             if (!t->u[mode]) continue;
-            const bool rest = narrow && mode != EMBD;
-            memcpy(size, rest ? narrowed : n, sizeof size);
-            b = contract(rest ? narrow : w, t, rest, mode, buffer, size);
+            const bool kept = narrow && mode != EMBD;
+            memcpy(size, kept ? narrowed : n, sizeof size);
+            b = contract(kept ? narrow : w, t, kept ? HEAD : EMBD, mode, buffer, size);
             if (leading_vectors(b, size, mode, r[mode], t->u[mode], e) < 0) goto done;
             if (mode == EMBD) mode_product(w, n, mode, t->u[mode], r[mode], true, narrow);
             if (mode == last) mode_product(b, size, mode, t->u[mode], r[mode], true, t->core);

@@ -142,7 +142,7 @@ static void run(Gemm *g, int64_t k) {
         for (g->j0 = 0; g->j0 < g->n; g->j0 += wide) {
             g->wide = least(g->n - g->j0, wide);
             const int64_t slivers = (g->wide + nr - 1) / nr;
-            g->width = upwards((slivers + side - 1) / side, 1) * nr;
+            g->width = (slivers + side - 1) / side * nr;
             const int64_t work = g->tall * least(g->width, g->wide) * g->deep;
             parallel_for(slivers, 1 + FEW / 4 / (nr * g->deep), pack_b, g);
             parallel_for(g->blocks * ((g->wide + g->width - 1) / g->width), 1 + FEW / work, multiply, g);

@@ -56,6 +56,21 @@ void *alloc(size_t n, size_t size, const char *what, Err *e) {
     return p ? memset(p, 0, (n * size + 63) / 64 * 64) : NULL;
 }
 
+// ---- flags --------------------------------------------------------------------------------------
+
+static bool among(const char *a, const char *const *names) {
+    while (*names && strcmp(a, *names)) names++;
+    return *names != NULL;
+}
+
+int check_flag(const Flags *f, const char *a, const char *v, Err *e) {
+    if (!among(a, f->valued)) return fail(e, "unknown flag %.100s (-h shows all)", a);
+    if (!v) return fail(e, "%.100s needs a value (-h shows all flags)", a);
+    if (among(v, f->valued) || among(v, f->plain))
+        return fail(e, "%.100s needs a value, and %.100s is a flag", a, v);
+    return 0;
+}
+
 // ---- files in -----------------------------------------------------------------------------------
 
 int read_all(FILE *f, const char *name, size_t limit, char **text, size_t *size, Err *e) {

@@ -39,6 +39,11 @@ bool add_size(size_t a, size_t b, size_t *out);
 void *alloc(size_t n, size_t size, const char *what, Err *e);
 void *alloc_raw(size_t n, size_t size, const char *what, Err *e);  // the same, not zeroed
 
+// Of a command line: whether flag `a` is one of those that take a value and v is one: not NULL, and no
+// flag itself. Lists end with NULL. -1 with what is wrong.
+typedef struct { const char *const *plain, *const *valued; } Flags;
+int check_flag(const Flags *f, const char *a, const char *v, Err *e);
+
 // A whole file, read-only. Mapped where the system can; `data` is NULL for an empty file.
 typedef struct { const uint8_t *data; size_t size; } FileMap;
 int map_open(FileMap *m, const char *path, Err *e);

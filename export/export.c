@@ -204,20 +204,15 @@ static void settle(Job *j, bool method) {
     if (!j->windows) j->windows = 16;
 }
 
-static bool among(const char *a, const char *const *names, size_t n) {
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(a, names[i]) == 0) return true;
-    return false;
-}
-
 static Job read_options(int argc, char **argv) {
     static const char *const plain[] = {"-h", "--help", "--version", "--dense", "--rebuild", "--refit",
-                                        "--no-pivot", "-q"};
+                                        "--no-pivot", "-q", NULL};
     static const char *const valued[] = {
         "-o", "--tokenizer", "--scheme", "--layers", "--keep", "--size", "--loss", "--rank",
         "--ffn", "--trawl", "--method", "--calib", "--calib-tokens", "--calib-window", "--seed",
-        "--sweeps", "--type", "--verify", "--windows", "--report", "--sweep", "-t"};
-    const size_t n_plain = sizeof plain / sizeof *plain, n_valued = sizeof valued / sizeof *valued;
+        "--sweeps", "--type", "--verify", "--windows", "--report", "--sweep", "-t", NULL};
+    const Flags flags = {plain, valued};
+    Err wrong;
     Job j = {.o = {.type = -1, .sweeps = -1}};
     Options *o = &j.o;
     bool method = false;
@@ -236,14 +231,7 @@ static Job read_options(int argc, char **argv) {
             o->source = a;
             continue;
         }
-        const bool known = among(a, valued, n_valued);
-        if (!known || !v || among(v, valued, n_valued) || among(v, plain, n_plain)) {
-            char message[256];
-            snprintf(message, sizeof message, !known ? "unknown flag %.100s (-h shows all)" : !v
-                     ? "%.100s needs a value (-h shows all flags)"
-                     : "%.100s needs a value, and %.100s is a flag", a, v);
-            die(message);
-        }
+        if (check_flag(&flags, a, v, &wrong)) die(wrong.msg);
         i++;
         if (IS("-o")) o->out = v;
         else if (IS("--tokenizer")) o->tokenizer = v;
