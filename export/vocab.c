@@ -359,6 +359,12 @@ static int64_t ids_end(const Json *list) {
     return end;
 }
 
+// Ids may have gaps, as many as there are pieces and 65536 more: what stands there is made, at some 80 bytes.
+static int check_gaps(Build *b, int64_t found, uint32_t pieces) {
+    if (found <= 2 * (int64_t)pieces + 65536) return 0;
+    return fail(b->e, "%s: %u tokens, but ids up to %lld", b->name, pieces, (long long)found - 1);
+}
+
 // WordPiece marks what goes on a word by ##; a Vocab, as GGUF, what begins one by U+2581.
 static int set_wordpiece(Build *b, int64_t id, Str p) {
     if (p.n > 1 && !memcmp(p.s, "##", 2)) return set_piece(b, id, p.s + 2, p.n - 2, TOK_NORMAL);
@@ -417,9 +423,7 @@ static int read_json(Build *b, const Json *root, int n_vocab) {
     bool spm = truth(json_get(model, "byte_fallback"), false);
     int64_t found = ids_end(vocab), more = ids_end(added);
     if (more > found) found = more;
-    if (found > 2 * (int64_t)vocab->count + 65536)
-        return fail(b->e, "%s: %u tokens, but ids up to %lld", b->name, vocab->count,
-                    (long long)found - 1);
+    if (check_gaps(b, found, vocab->count)) return -1;
     VocabKind kind = wpm ? VOCAB_WPM : spm ? VOCAB_SPM : VOCAB_BPE;
     if (begin(b, kind, (size_t)found, n_vocab, kind == VOCAB_BPE ? merges->count : 0) ||
         set_pieces(b, vocab) || add_tokens(b, added) ||
@@ -479,7 +483,7 @@ static int read_vocab_merges(Build *b, const char *folder, const Json *vocab, in
             json_parse(&doc, more, more_size, path, b->e)) goto end;
         if (ids_end(doc.root) > found) found = ids_end(doc.root);
     }
-    if (begin(b, VOCAB_BPE, (size_t)found, n_vocab, (size_t)n_merges) ||
+    if (check_gaps(b, found, vocab->count) || begin(b, VOCAB_BPE, (size_t)found, n_vocab, (size_t)n_merges) ||
         set_pieces(b, vocab) || read_merges(b, text, size, false) < 0) goto end;
     for (const Json *a = doc.root ? doc.root->child : NULL; a; a = a->next)
         if (!a->is_integer || set_piece(b, a->integer, a->key.s, a->key.n, TOK_USER)) {

@@ -458,6 +458,8 @@ static int vocab_and_merges(void) {
     vocab_free(&v);
     put_text("added_tokens.json", "{\"<new>\": \"8\"}");
     CHECK(vocab_read(&v, folder, 0, &e) && strstr(e.msg, "added_tokens.json"), "%s", e.msg);
+    put_text("added_tokens.json", "{\"<far>\": 9999999}");
+    CHECK(vocab_read(&v, folder, 0, &e) && strstr(e.msg, "8 tokens, but ids up to 9999999"), "%s", e.msg);
     clear();
     put_text("added_tokens.json", "{}");
     CHECK(vocab_read(&v, folder, 0, &e) && strstr(e.msg, "no tokenizer.json"), "%s", e.msg);
