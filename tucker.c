@@ -663,8 +663,8 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
     memset(w, 0, sizeof *w);
     w->n = n;
     // The largest of any layer: ranks (r_head where queries may move), latents of K, numbers of a token in
-    // heads or slices, inputs that are no pivots; columns and rows that matmul meets.
-    int64_t r_embd = 1, r_head = 0, latent = 0, core = 1, rest = 0, cols = max_cols, rows = n;
+    // heads or slices, inputs that are no pivots; columns that matmul meets.
+    int64_t r_embd = 1, r_head = 0, latent = 0, core = 1, rest = 0, cols = max_cols;
     AttnShape s = a->shape;
     for (int64_t l = 0; l < count; l++, a = (const Attention *)((const char *)a + stride)) {
         for (int i = 0; i < a->n_groups; i++) {
@@ -672,7 +672,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
             r_embd = larger(r_embd, g->r_embd);
             if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
             core = larger(core, g->r_head * larger(2 * s.n_kv + s.h, g->r_kind * s.n_kv));
-            if (g->head.rows) rows = n * s.h, r_head = a->pass ? larger(r_head, g->r_head) : r_head;
+            if (g->head.rows && a->pass) r_head = larger(r_head, g->r_head);
             if (g->pivot) rest = larger(rest, s.d - g->r_embd);
         }
     }
@@ -683,7 +683,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
     if (!(w->heads = alloc((size_t)(n * core), sizeof(float), "cores' outputs", e)) ||
         !(w->slices = alloc((size_t)(n * core), sizeof(float), "mixed cores' outputs", e)) ||
         !(w->rest = alloc((size_t)(n * rest), sizeof(float), "inputs beside the pivots", e)) ||
-        scratch_init(&w->scratch, rows, cols, e) ||
+        scratch_init(&w->scratch, n, cols, e) ||
         attend_scratch(&w->attend, n, s.h, s.n_kv, s.hd + r_head, latent, larger(r_embd, s.hd), s.hd, e))
         goto failed;
     return 0;

@@ -273,16 +273,23 @@ static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
 
 // ---- activations --------------------------------------------------------------------------------
 
-// A block of 32 activations: 64 bytes, two floats; of a single token 64 bytes, 12 numbers.
-enum { ACT_BLOCK = 72, ROW_BLOCK = 112 };
+// A block of 32 activations: 64 bytes, two floats; as floats, turned; of a single token 64 bytes, 12 numbers.
+enum { ACT_BLOCK = 72, TURNED_BLOCK = 128, ROW_BLOCK = 112, MOST_LANES = 16 };
+
+// Tokens in vectors, as turned activations count them; and how many have room.
+static int64_t whole_vectors(int64_t n) { return (n + MOST_LANES - 1) / MOST_LANES * MOST_LANES; }
+static int64_t scratch_tokens(const Scratch *s, int64_t cols) {
+    const int64_t blocks = (cols + 31) / 32 + 1;
+    return (int64_t)s->size / (blocks * (ACT_BLOCK + TURNED_BLOCK)) / MOST_LANES * MOST_LANES;
+}
 
 int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
     *s = (Scratch){0};
     size_t size;
-    const size_t blocks = max_cols > 0 ? (size_t)(max_cols - 1) / 32 + 1 : 1;
-    if (max_tokens < 0 || max_cols < 0 ||
-        !mul_size(blocks, (size_t)(max_tokens > 0 ? max_tokens : 1) * ACT_BLOCK, &size) ||
-        (uint64_t)max_tokens > SIZE_MAX / 2 / ACT_BLOCK)
+    enum { BYTES = ACT_BLOCK + TURNED_BLOCK };
+    const size_t blocks = max_cols > 0 ? (size_t)(max_cols - 1) / 32 + 2 : 2;
+    if (max_tokens < 0 || max_cols < 0 || (uint64_t)max_tokens > SIZE_MAX / 2 / BYTES - MOST_LANES ||
+        !mul_size(blocks, (size_t)whole_vectors(max_tokens > 0 ? max_tokens : 1) * BYTES, &size))
         return fail(e, "activation scratch: %lld tokens of %lld columns do not fit in memory",
                     (long long)max_tokens, (long long)max_cols);
     if (size < (blocks + ROW_BLOCKS) * ROW_BLOCK) size = (blocks + ROW_BLOCKS) * ROW_BLOCK;
@@ -297,9 +304,9 @@ void scratch_free(Scratch *s) {
     *s = (Scratch){0};
 }
 
-static Act act_of(const Scratch *s, int64_t n, int64_t cols) {
+static Act act_of(const Scratch *s, int64_t n, int64_t cols, bool sums) {
     const int64_t blocks = n * (cols / 32);
-    Act a;
+    Act a = {.sums = sums};
     a.q = s->q;
     a.d = (float *)(void *)(a.q + 64 * blocks);
     a.s = a.d + blocks;
@@ -317,17 +324,29 @@ static RowAct row_act_of(const Scratch *s, int64_t cols) {
     return a;
 }
 
-typedef struct { const float *x; int64_t cols; Act act; } QuantiseJob;
+// The turned stand behind the quantised.
+static float *turned_act(const Scratch *s, int64_t n, int64_t cols) {
+    return (float *)(void *)((char *)s->q + whole_vectors(n) * ((cols + 31) / 32) * ACT_BLOCK);
+}
+
+typedef struct { const float *x; int64_t n, cols; Act act; float *turned; } ActJob;
 
 static void quantise_part(void *ctx, int64_t begin, int64_t end, int thread) {
-    const QuantiseJob *j = ctx;
+    const ActJob *j = ctx;
     (void)thread;
     kernels()->quantise(j->x, begin, end, j->cols, &j->act);
+}
+
+static void turn_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const ActJob *j = ctx;
+    (void)thread;
+    kernels()->turn_tokens(j->x, j->cols, j->n, begin, end, j->turned);
 }
 
 // ---- matmul -------------------------------------------------------------------------------------
 
 static bool integer_type(int type) { return type == T_Q8_0 || type == T_Q4_0 || type == T_Q4_1; }
+static bool float_type(int type) { return type_info(type)->block == 1; }
 
 static int64_t stride_of(const Mat *w) {
     size_t bytes = 0;
@@ -343,6 +362,7 @@ typedef struct {
     bool alone, few;         // alone: what is quantised stands in row, else in act
     Act act;
     RowAct row;
+    const float *turned;
 } MatmulJob;
 
 // The matrices stand one behind the other as one run of bytes; a thread takes the rows that begin
@@ -363,8 +383,8 @@ static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
             kernels()->quant_row(w, r0, r1, &j->row, j->out[i].y);
         else if (r0 < r1 && integer_type(w->type))
             kernels()->quant_rows(w, r0, r1, &j->act, j->n, j->out[i].y, w->rows);
-        else if (r0 < r1 && type_info(w->type)->block == 1 && !j->few)
-            kernels()->panel_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
+        else if (r0 < r1 && float_type(w->type) && !j->few)
+            kernels()->turned_rows(w, r0, r1, j->turned, j->n, j->out[i].y, w->rows);
         else if (r0 < r1)
             kernels()->dot_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
         begin -= w->rows * stride;
@@ -408,27 +428,36 @@ void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out)
         n_out = MAX_OUT;
     }
     int64_t bytes = 0, slice = n, cols = 0;
-    bool integers = false;
+    bool integers = false, floats = false, sums = false;
     for (int i = 0; i < n_out; i++) {
         bytes += out[i].w->rows * (stride_of(out[i].w) + 1);
         cols = out[i].w->cols;
         integers |= integer_type(out[i].w->type) && out[i].w->rows > 0;
+        sums |= out[i].w->type == T_Q4_1;
+        floats |= float_type(out[i].w->type) && out[i].w->rows > 0;
     }
     if (bytes == 0) return;
-    const bool alone = n == 1 && !s->uniform;
-    if (integers && cols > 0) slice = (int64_t)(s->size / (size_t)(cols / 32 * ACT_BLOCK));
+    const bool alone = n == 1 && !s->uniform, few = n <= FEW && !s->uniform;
+    floats = floats && !few;
+    if (integers || floats) slice = scratch_tokens(s, cols);
     Linear part[MAX_OUT];
     memcpy(part, out, (size_t)n_out * sizeof *out);
     for (int64_t t = 0; t < n; t += slice) {
-        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, alone,
-                       n <= FEW && !s->uniform, {0}, {0}};
+        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, alone, few,
+                       {0}, {0}, NULL};
         if (integers && alone) {
             j.row = row_act_of(s, cols);
             kernels()->quantise_row(j.x, cols, &j.row);
         } else if (integers) {
-            j.act = act_of(s, j.n, cols);
-            QuantiseJob q = {j.x, cols, j.act};
+            j.act = act_of(s, j.n, cols, sums);
+            ActJob q = {j.x, j.n, cols, j.act, NULL};
             parallel_for(j.n, GRAIN / (cols + 1) + 1, quantise_part, &q);
+        }
+        if (floats) {
+            ActJob q = {j.x, j.n, cols, {0}, turned_act(s, j.n, cols)};
+            const int64_t lanes = kernels()->lanes;
+            j.turned = q.turned;
+            parallel_for((j.n + lanes - 1) / lanes, GRAIN / (cols * lanes + 1) + 1, turn_part, &q);
         }
         Ahead next;
         const Ahead *ahead = n == 1 ? sweep_order(out, n_out, &next) : NULL;

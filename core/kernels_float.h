@@ -142,122 +142,143 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
     }
 }
 
-// ---- panels: many tokens ------------------------------------------------------------------------
+// ---- many tokens --------------------------------------------------------------------------------
+//
+// A lane is a token: sums need no step across lanes, rows are read as they stand, and only the activations
+// are turned, once for all rows. FVECS vectors of tokens are a group, (columns, tokens); the last may have
+// fewer.
 
-// FVECS LANES rows, turned so that a lane is a row, in PCHUNK columns: 32 kB that stay in the first cache
-// while the tokens go by. Sums need no step across lanes then, and FTILE tokens make FVECS FTILE products of
-// FVECS + FTILE loads.
-enum { PROWS = FVECS * LANES, PCHUNK = 32768 / (4 * PROWS) };
+enum {
+    GTOKENS = FVECS * LANES,
+    GCHUNK = 24576 / (4 * GTOKENS),      // columns: this much of a group, 24 kB, stays in the first cache
+    GROWS = 4 * FTILE,                   // while so many rows go by, FTILE at a time
+    GPASS = (TOKENS + GTOKENS - 1) / GTOKENS * GTOKENS,
+};
 
-// Columns c .. c + 16 / bytes of LANES rows, from 16 bytes of each: to[column * PROWS].
-INLINE void turn(int type, const uint8_t *const *row, int64_t off, float *to) {
-    vi v[4];
-    row_groups(v, row, off);
-    UNROLL
-    for (int j = 0; j < 4; j++) {
-        if (type == T_F32) store(to + j * PROWS, (vf)v[j]);
-        else if (type == T_F16) {
-            store(to + 2 * j * PROWS, halves(v[j]));
-            store(to + (2 * j + 1) * PROWS, halves((vi)((vu)v[j] >> 16)));
-        } else {
-            store(to + 2 * j * PROWS, (vf)((vu)v[j] << 16));
-            store(to + (2 * j + 1) * PROWS, (vf)(v[j] & (int32_t)0xffff0000));
-        }
-    }
-}
-
-INLINE void turn_rows(int type, const uint8_t *const *row, int64_t off, int64_t n, float *to) {
-    const int size = type == T_F32 ? 4 : 2, step = 16 / size;
-    for (int64_t i = 0; i < n; i += step) turn(type, row, off + i * size, to + i * PROWS);
-}
-
-// panel (n, PROWS) = columns c .. c + n of `rows` <= PROWS rows of F32, F16 or BF16; beyond them the last
-// again.
-static void fill_panel(const Mat *w, int64_t r, int64_t rows, int64_t c, int64_t n, float *panel) {
-    const TypeInfo *type = type_info(w->type);
-    const size_t stride = (size_t)w->cols * (size_t)type->bytes;
-    const int64_t whole = n - n % (16 / type->bytes);
-    for (int64_t v = 0; v < (rows + LANES - 1) / LANES; v++) {
-        float flat[LANES][8];
-        const uint8_t *row[LANES], *unpacked[LANES];
+// Vectors v0 .. v1 of tokens, out of x (n, cols); behind the last token stands that one again.
+static void turn_tokens(const float *x, int64_t cols, int64_t n, int64_t v0, int64_t v1, float *turned) {
+    const int64_t vecs = (n + LANES - 1) / LANES;
+    for (int64_t v = v0; v < v1; v++) {
+        const int64_t group = v / FVECS * FVECS, wide = least(vecs - group, FVECS) * LANES;
+        float *to = turned + group * LANES * cols + (v - group) * LANES;
+        const uint8_t *row[LANES], *last[LANES];
+        float rest[LANES][4] = {0};
+        const int64_t whole = cols / 4 * 4;
         for (int64_t i = 0; i < LANES; i++) {
-            row[i] = (const uint8_t *)w->data + (size_t)(r + least(v * LANES + i, rows - 1)) * stride;
-            unpacked[i] = (const uint8_t *)flat[i];
+            const float *token = x + least(v * LANES + i, n - 1) * cols;
+            row[i] = (const uint8_t *)token;
+            last[i] = (const uint8_t *)rest[i];
+            for (int64_t c = whole; c < cols; c++) rest[i][c - whole] = token[c];
         }
-        float *to = panel + v * LANES;
-        if (w->type == T_F32) turn_rows(T_F32, row, 4 * c, whole, to);
-        if (w->type == T_F16) turn_rows(T_F16, row, 2 * c, whole, to);
-        if (w->type == T_BF16) turn_rows(T_BF16, row, 2 * c, whole, to);
-        if (whole == n) continue;
-        memset(flat, 0, sizeof flat);
-        for (int64_t i = 0; i < LANES; i++) unpack(w->type, row[i], c + whole, flat[i], n - whole);
-        turn_rows(T_F32, unpacked, 0, n - whole, to + whole * PROWS);
+        for (int64_t c = 0; c < cols; c += 4) {
+            vi four[4];
+            if (c < whole) row_groups(four, row, 4 * c);
+            else row_groups(four, last, 0);
+            UNROLL
+            for (int j = 0; j < 4; j++)
+                if (c + j < cols) store(to + (c + j) * wide, (vf)four[j]);
+        }
     }
 }
 
-// y (used <= tokens, rows <= vecs LANES) (+)= x (tokens, n) times the panel, k in order.
-INLINE void panel_tile(int tokens, int vecs, const float *panel, const float *const *x, int64_t n, bool add,
-                       int64_t rows, int64_t used, float *y, int64_t ldy) {
+// y[i][0 .. vecs LANES] (+)= w[i] (n) times the columns of `vecs` vectors of tokens, in order. Meanwhile the
+// bytes from `ahead` on are fetched, `pace` a column.
+INLINE void turned_tile(int vecs, const float *const *w, const float *x, int64_t n, bool add, float *y,
+                        const uint8_t *ahead, int64_t pace) {
     vf acc[FTILE][FVECS] = {0};
     for (int64_t k = 0; k < n; k++) {
-        vf w[FVECS];
-        EACH(v, vecs, FVECS) w[v] = load(panel + k * PROWS + v * LANES);
-        EACH(t, tokens, FTILE) {
-            const vf xv = set1(x[t][k]);
-            EACH(v, vecs, FVECS) acc[t][v] = mul_add(w[v], xv, acc[t][v]);
+        vf xv[FVECS];
+        __builtin_prefetch(ahead + k * pace, 0, 2);
+        EACH(v, vecs, FVECS) xv[v] = load(x + (k * vecs + v) * LANES);
+        UNROLL
+        for (int i = 0; i < FTILE; i++) {
+            const vf wv = set1(w[i][k]);
+            EACH(v, vecs, FVECS) acc[i][v] = mul_add(wv, xv[v], acc[i][v]);
         }
     }
-    EACH(t, tokens, FTILE) {
+    UNROLL
+    for (int i = 0; i < FTILE; i++) {
         EACH(v, vecs, FVECS) {
-            float *at = y + t * ldy + v * LANES;
-            const int64_t left = t < used ? rows - v * LANES : 0;
-            if (left >= LANES) store(at, add ? load(at) + acc[t][v] : acc[t][v]);
-            else if (left > 0) store_first(at, add ? load_first(at, left) + acc[t][v] : acc[t][v], left);
+            float *at = y + i * GPASS + v * LANES;
+            store(at, add ? load(at) + acc[i][v] : acc[i][v]);
         }
     }
 }
 
-typedef void PanelTile(const float *panel, const float *const *x, int64_t n, bool add, int64_t rows,
-                       int64_t used, float *y, int64_t ldy);
-#define PANEL_TILE(name, tokens, vecs) \
-    static void name(const float *panel, const float *const *x, int64_t n, bool add, int64_t rows, \
-                     int64_t used, float *y, int64_t ldy) { \
-        panel_tile(tokens, vecs, panel, x, n, add, rows, used, y, ldy); \
+typedef void TurnedTile(const float *const *w, const float *x, int64_t n, bool add, float *y,
+                        const uint8_t *ahead, int64_t pace);
+#define TURNED_TILE(vecs) \
+    static void turned_##vecs(const float *const *w, const float *x, int64_t n, bool add, float *y, \
+                              const uint8_t *ahead, int64_t pace) { \
+        turned_tile(vecs < FVECS ? vecs : FVECS, w, x, n, add, y, ahead, pace); \
     }
-PANEL_TILE(panel_few, 2, FVECS)
-PANEL_TILE(panel_all, FTILE, FVECS)
-PANEL_TILE(panel_few_half, 2, (FVECS + 1) / 2)
-PANEL_TILE(panel_all_half, FTILE, (FVECS + 1) / 2)
+TURNED_TILE(1)
+TURNED_TILE(2)
+TURNED_TILE(3)
+TURNED_TILE(4)
+static TurnedTile *const turned_of[] = {turned_1, turned_2, turned_3, turned_4};
 
-// As dot_rows, for tokens together; while they are computed with some rows, the bytes behind these are
-// fetched, a piece a tile.
-static void panel_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
-                       int64_t ldy) {
-    float panel[PCHUNK * PROWS] __attribute__((aligned(64)));
-    const int64_t cols = w->cols, stride = cols * type_info(w->type)->bytes;
-    const int64_t chunks = (cols + PCHUNK - 1) / PCHUNK;
+// y (tokens, rows) = from (GROWS, GPASS), turned.
+static void turn_back(const float *from, int64_t rows, int64_t tokens, float *y, int64_t ldy) {
+    for (int64_t r = 0; r < rows; r += LANES, from += LANES * GPASS) {
+        const int64_t left = least(rows - r, LANES);
+        for (int64_t t = 0; t < tokens; t += 4) {
+            const uint8_t *row[LANES];
+            vi four[4];
+            UNROLL
+            for (int i = 0; i < LANES; i++) row[i] = (const uint8_t *)(from + i * GPASS + t);
+            row_groups(four, row, 0);
+            float *at = y + t * ldy + r;
+            UNROLL
+            for (int j = 0; j < 4; j++) {
+                if (left < LANES && t + j < tokens) store_first(at + j * ldy, (vf)four[j], left);
+                else if (t + j < tokens) store(at + j * ldy, (vf)four[j]);
+            }
+        }
+    }
+}
+
+// to (rows, GCHUNK) = n columns of halves.
+static void unpack_rows(int type, const uint8_t *from, int64_t stride, int64_t rows, int64_t n, float *to) {
+    for (int64_t i = 0; i < rows; i++, from += stride, to += GCHUNK) {
+        if (type == T_F16) unpack_floats(T_F16, from, to, n);
+        else unpack_floats(T_BF16, from, to, n);
+    }
+}
+
+// As dot_rows, with n tokens turned. While they are computed with some rows, the bytes behind these are
+// fetched.
+static void turned_rows(const Mat *w, int64_t r0, int64_t r1, const float *turned, int64_t n, float *y,
+                        int64_t ldy) {
+    float sums[GROWS * GPASS] __attribute__((aligned(64)));
+    float unpacked[GROWS * GCHUNK] __attribute__((aligned(64)));
+    const int64_t cols = w->cols, size = type_info(w->type)->bytes, stride = cols * size;
+    const int64_t vecs = (n + LANES - 1) / LANES, groups = (vecs + FVECS - 1) / FVECS;
     if (cols == 0)
         for (int64_t t = 0; t < n; t++) memset(y + t * ldy + r0, 0, (size_t)(r1 - r0) * sizeof *y);
-    for (int64_t t0 = 0; t0 < n; t0 += TOKENS) {
-        const int64_t tokens = least(n - t0, TOKENS);
-        const int64_t piece = chunks ? PROWS * stride / (chunks * ((tokens + FTILE - 1) / FTILE)) + 64 : 0;
-        for (int64_t r = r0; r < r1; r += PROWS) {
-            const int64_t rows = least(r1 - r, PROWS);
-            const bool half = 2 * rows <= PROWS;
-            const uint8_t *ahead = (const uint8_t *)w->data + (r + PROWS) * stride;
-            for (int64_t c = 0; c < cols; c += PCHUNK) {
-                const int64_t m = least(cols - c, PCHUNK);
-                fill_panel(w, r, rows, c, m, panel);
-                for (int64_t t = t0; t < t0 + tokens; t += FTILE, ahead += piece) {
-                    const int64_t used = least(t0 + tokens - t, FTILE);
-                    const float *xs[FTILE];
-                    for (int64_t i = 0; i < FTILE; i++) xs[i] = x + (t + least(i, used - 1)) * cols + c;
-                    for (int64_t k = 0; k < piece; k += 64) __builtin_prefetch(ahead + k, 0, 2);
-                    PanelTile *tile = used <= 2 ? half ? panel_few_half : panel_few
-                                                : half ? panel_all_half : panel_all;
-                    tile(panel, xs, m, c > 0, rows, used, y + t * ldy + r, ldy);
+    for (int64_t r = r0; r < r1 && cols; r += GROWS) {
+        const int64_t rows = least(r1 - r, GROWS);
+        const uint8_t *data = (const uint8_t *)w->data + r * stride, *ahead = data + GROWS * stride;
+        const int64_t pace = FTILE * size / groups + 1;          // bytes a column of a tile
+        for (int64_t t0 = 0; t0 < n; t0 += GPASS) {
+            const int64_t tokens = least(n - t0, GPASS);
+            for (int64_t c = 0; c < cols; c += GCHUNK) {
+                const int64_t m = least(cols - c, GCHUNK);
+                const float *row[GROWS];
+                for (int64_t i = 0; i < GROWS; i++) {
+                    const int64_t at = least(i, rows - 1);
+                    row[i] = w->type == T_F32 ? (const float *)(const void *)(data + at * stride) + c
+                                              : unpacked + at * GCHUNK;
+                }
+                if (w->type != T_F32) unpack_rows(w->type, data + c * size, stride, rows, m, unpacked);
+                for (int64_t t = t0; t < t0 + tokens; t += GTOKENS) {
+                    const int64_t some = least(vecs - t / LANES, FVECS);
+                    const float *group = turned + t * cols + c * some * LANES;
+                    for (int64_t i = 0; i < rows; i += FTILE, ahead += m * pace)
+                        turned_of[some - 1](row + i, group, m, c > 0, sums + i * GPASS + t - t0, ahead, pace);
                 }
             }
+            turn_back(sums, rows, tokens, y + t0 * ldy + r, ldy);
         }
     }
 }

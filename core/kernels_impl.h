@@ -10,7 +10,8 @@
 // -127 .. 127. One byte alone costs a small model 0.3 to 0.8 % of perplexity; two cost nothing.
 typedef struct {
     int8_t *q;               // (n, cols/32, 64): each block as place_block puts it
-    float *d, *s;            // (n, cols/32): the scale; the scale times the block's sum
+    float *d, *s;            // (n, cols/32): the scale; the scale times the block's sum,
+    bool sums;               // if that is wanted (for Q4_1)
 } Act;
 // The same numbers of one token, as a row of weights meets them: LANES / 4 blocks together, first the
 // first 16 numbers of each, then the others; whatever there is once for 8 of a block's numbers, 4 from
@@ -27,9 +28,12 @@ typedef struct {
     // y[t * ldy + r] = W[r] . x[t] for r in r0 .. r1, f32 activations x (n, cols).
     void (*dot_rows)(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
                      int64_t ldy);
-    // The same for F32, F16, BF16 weights and tokens together, in another order.
-    void (*panel_rows)(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
-                       int64_t ldy);
+    // The same for F32, F16, BF16 weights and activations turned (kernels_float.h), in another order. Tokens
+    // are turned a vector of `lanes` at a time, v0 .. v1 of all n; they take whole vectors of room.
+    int64_t lanes;
+    void (*turn_tokens)(const float *x, int64_t cols, int64_t n, int64_t v0, int64_t v1, float *turned);
+    void (*turned_rows)(const Mat *w, int64_t r0, int64_t r1, const float *turned, int64_t n, float *y,
+                        int64_t ldy);
     // The same for Q8_0, Q4_0, Q4_1 weights and quantised activations.
     void (*quant_rows)(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
                        int64_t ldy);

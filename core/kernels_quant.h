@@ -6,16 +6,16 @@
 // together.
 INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
     const vf magic = set1(12582912.0f);    // 1.5 * 2^23: adding it rounds to an integer
-    vf most = set1(0), bad = set1(0);
+    vi most = set1_i(0);                   // without their signs floats are ordered as their bits are,
+    for (int i = 0; i < 32; i += LANES)    // and what is no number comes last
+        most = greater_i(most, (vi)load(src + i) & 0x7fffffff);
+    const int32_t bits = largest(most);
+    const bool finite = bits < 0x7f800000;
+    float max;
+    memcpy(&max, &bits, sizeof max);
+    const vf inverse = set1(finite && max >= 127 * 256 * FLT_MIN ? 127 / max : 0);
     for (int i = 0; i < 32; i += LANES) {
-        vf v = load(src + i);
-        most = greater(most, (vf)((vi)v & 0x7fffffff));
-        bad += v * 0;                      // NaN once there is a NaN or an infinity
-    }
-    const float max = largest(most), nan = sum(bad);
-    const vf inverse = set1(max >= 127 * 256 * FLT_MIN && nan == 0 ? 127 / max : 0);
-    for (int i = 0; i < 32; i += LANES) {
-        vf scaled = (nan == 0 ? load(src + i) : set1(0)) * inverse;
+        vf scaled = (finite ? load(src + i) : set1(0)) * inverse;
         vi high = (vi)(scaled + magic) - (vi)magic;
         vi rest = (vi)mul_add(scaled - to_float(high), set1(256), magic) - (vi)magic;
         rest += rest == 128;               // a comparison gives -1 where it is true, so this
@@ -25,7 +25,7 @@ INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
         memcpy(l + i, &low, sizeof low);
         both[i / LANES] = high * 256 + rest;
     }
-    return nan == 0 ? max / 127 / 256 : NAN;
+    return finite ? max / 127 / 256 : NAN;
 }
 
 // A block's 32 numbers for quant_step: words, or 32 q, then 32 l.
@@ -44,10 +44,10 @@ static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const
         int8_t q[32], l[32];
         vi both[BLOCK_VECS], sums = set1_i(0);
         const float d = round_block(x + 32 * b, q, l, both);
-        for (int i = 0; i < BLOCK_VECS; i++) sums += both[i];
+        for (int i = 0; i < BLOCK_VECS && out->sums; i++) sums += both[i];
         place_block(q, l, both, out->q + 64 * b);
         out->d[b] = d;
-        out->s[b] = d * (float)sum_i(sums);
+        if (out->sums) out->s[b] = d * (float)sum_i(sums);
     }
 }
 
@@ -211,8 +211,10 @@ INLINE void quant_step(bool with_m, int tokens, Panels w, int64_t i, const Token
 }
 
 // y (tokens, rows <= QPANELS LANES) from the blocks of the panels that stand for blocks b0 .. b0 + n.
+// Meanwhile the bytes from `ahead` on are fetched, `pace` a block.
 INLINE void quant_tile(bool with_m, int tokens, Panels panel, const Token *x, int64_t b0, int64_t n,
-                       int64_t rows, int64_t used, float *y, int64_t ldy) {
+                       int64_t rows, int64_t used, float *y, int64_t ldy, const uint8_t *ahead,
+                       int64_t pace) {
     vf acc[QTILE][QPANELS];
     EACH(t, tokens, QTILE) {
         UNROLL
@@ -222,7 +224,10 @@ INLINE void quant_tile(bool with_m, int tokens, Panels panel, const Token *x, in
             acc[t][p] = b0 == 0 || left <= 0 ? set1(0) : left >= LANES ? load(at) : load_first(at, left);
         }
     }
-    for (int64_t b = 0; b < n; b++) quant_step(with_m, tokens, panel, b, x, b0 + b, acc);
+    for (int64_t b = 0; b < n; b++) {
+        for (int64_t k = 0; k < pace; k += 64) __builtin_prefetch(ahead + b * pace + k, 0, 2);
+        quant_step(with_m, tokens, panel, b, x, b0 + b, acc);
+    }
     EACH(t, tokens, QTILE) {
         UNROLL
         for (int p = 0; p < QPANELS; p++) {
@@ -238,23 +243,23 @@ INLINE Token act_token(const Act *x, int64_t t, int64_t blocks) {
     return (Token){x->q + t * blocks * 64, x->d + t * blocks, x->s + t * blocks};
 }
 
-typedef void QuantTile(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows,
-                       int64_t used, float *y, int64_t ldy);
+typedef void QuantTile(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows, int64_t used,
+                       float *y, int64_t ldy, const uint8_t *ahead, int64_t pace);
 #define QUANT_TILE(name, with_m, tokens) \
-    static void name(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows, \
-                     int64_t used, float *y, int64_t ldy) { \
-        quant_tile(with_m, tokens, panel, x, b0, n, rows, used, y, ldy); \
+    static void name(Panels panel, const Token *x, int64_t b0, int64_t n, int64_t rows, int64_t used, \
+                     float *y, int64_t ldy, const uint8_t *ahead, int64_t pace) { \
+        quant_tile(with_m, tokens, panel, x, b0, n, rows, used, y, ldy, ahead, pace); \
     }
 QUANT_TILE(quant_few, false, 2)
 QUANT_TILE(quant_all, false, QTILE)
 QUANT_TILE(quant_few_m, true, 2)
 QUANT_TILE(quant_all_m, true, QTILE)
 
-// While tokens are computed with some rows, the bytes behind these are fetched, a piece a tile.
+// While tokens are computed with some rows, the bytes behind these are fetched.
 INLINE void quant_rows_of(int type, QuantTile *few, QuantTile *all, const Mat *w, int64_t r0,
                           int64_t r1, const Act *x, int64_t n, float *y, int64_t ldy) {
     const int64_t blocks = w->cols / 32, bytes = block_bytes(type);
-    const int64_t piece = QPANELS * LANES * QBLOCKS * bytes / ((n + QTILE - 1) / QTILE) + 64;
+    const int64_t pace = (QPANELS * LANES * bytes / ((n + QTILE - 1) / QTILE) + 63) / 64 * 64;
     Panels panel;
     for (int64_t r = r0; r < r1; r += QPANELS * LANES) {
         const int64_t rows = least(r1 - r, QPANELS * LANES);
@@ -267,13 +272,12 @@ INLINE void quant_rows_of(int type, QuantTile *few, QuantTile *all, const Mat *w
                 for (int64_t i = 0; i < m; i++)
                     load_block(type, &panel[p][i], row + p * LANES, (b + i) * bytes);
             const uint8_t *ahead = row[0] + QPANELS * LANES * (blocks + b) * bytes;
-            for (int64_t t = 0; t < n; t += QTILE, ahead += piece) {
+            for (int64_t t = 0; t < n; t += QTILE, ahead += m * pace) {
                 const int64_t used = least(n - t, QTILE);
                 Token token[QTILE];
                 for (int i = 0; i < QTILE; i++)
                     token[i] = act_token(x, t + least(i, used - 1), blocks);
-                for (int64_t k = 0; k < piece; k += 64) __builtin_prefetch(ahead + k, 0, 2);
-                (used <= 2 ? few : all)(panel, token, b, m, rows, used, y + t * ldy + r, ldy);
+                (used <= 2 ? few : all)(panel, token, b, m, rows, used, y + t * ldy + r, ldy, ahead, pace);
             }
         }
         if (blocks == 0)

@@ -11,17 +11,17 @@
 
 #include "kernels_impl.h"
 
-// TILE tokens meet 4 rows as they stand; FTILE tokens FVECS vectors of rows of floats, QTILE tokens QPANELS
-// of quantised ones, whose numbers are words where that is quicker than bytes twice (WORDS). Q8_FLIP: dot_s
-// takes bytes with 128 added. Of dgemm: DROWS, DVECS. BYTE_HALF: see madds_int8.
+// Few tokens, TILE, meet 4 rows of floats as they stand; FTILE rows FVECS vectors of tokens; QTILE tokens
+// QPANELS vectors of quantised rows, whose numbers are words where that is quicker than bytes twice (WORDS).
+// Q8_FLIP: dot_s takes bytes with 128 added. Of dgemm: DROWS, DVECS. BYTE_HALF: see madds_int8.
 #if defined(ISA_AVX512)
-enum { LANES = 16, TILE = 6, FTILE = 6, FVECS = 4, QTILE = 8, QPANELS = 2, WORDS = 1, DROWS = 8, DVECS = 3 };
+enum { LANES = 16, TILE = 6, FTILE = 8, FVECS = 3, QTILE = 8, QPANELS = 2, WORDS = 1, DROWS = 8, DVECS = 3 };
 enum { Q8_FLIP = 1, BYTE_HALF = 6 };
 #elif defined(ISA_AVX2)
 enum { LANES = 8, TILE = 3, FTILE = 6, FVECS = 2, QTILE = 6, QPANELS = 1, WORDS = 1, DROWS = 4, DVECS = 3 };
 enum { Q8_FLIP = 0, BYTE_HALF = 6 };
 #elif defined(ISA_NEON)
-enum { LANES = 4, TILE = 6, FTILE = 6, FVECS = 4, QTILE = 8, QPANELS = 1, DROWS = 6, DVECS = 4 };
+enum { LANES = 4, TILE = 6, FTILE = 8, FVECS = 3, QTILE = 8, QPANELS = 1, DROWS = 6, DVECS = 4 };
 enum { Q8_FLIP = 0, BYTE_HALF = 6 };
 #if defined(ISA_DOT)
 enum { WORDS = 0 };
@@ -69,7 +69,7 @@ INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v
 // Per instruction set:
 //   set1, set1_i, set1_d   the same number in every lane
 //   mul_add, mul_add_d     a b + c, rounded once where the machine can
-//   greater(a, b)          a > b ? a : b, so that a NaN in b stays
+//   greater(a, b)          a > b ? a : b, so that a NaN in b stays; greater_i: of integers
 //   load_f16, store_f16    LANES half floats, rounded to nearest even; half(p): one
 //   sum4(a, b, c, d, out)  out[0..3] = the sums of the lanes of a, b, c, d, by a fixed tree
 //   sums(a)                of LANES vectors by the same tree: a[r * LANES / 4 + t] goes to lane 4 t + r
@@ -108,6 +108,7 @@ INLINE vd set1_d(double a) { return _mm512_set1_pd(a); }
 INLINE vf mul_add(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vd mul_add_d(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 INLINE vf greater(vf a, vf b) { return _mm512_max_ps(a, b); }
+INLINE vi greater_i(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 INLINE vf load_f16(const void *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
@@ -205,6 +206,7 @@ INLINE vd set1_d(double a) { return _mm256_set1_pd(a); }
 INLINE vf mul_add(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vd mul_add_d(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
 INLINE vf greater(vf a, vf b) { return _mm256_max_ps(a, b); }
+INLINE vi greater_i(vi a, vi b) { return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b); }
 INLINE vf load_f16(const void *p) { return _mm256_cvtph_ps(bytes16(p)); }
 INLINE void store_f16(void *p, vf a) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
@@ -307,6 +309,7 @@ INLINE vd mul_add_d(vd a, vd b, vd c) {
     return (vd)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 }
 INLINE vf greater(vf a, vf b) { return (vf)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+INLINE vi greater_i(vi a, vi b) { return (vi)vmaxq_s32((int32x4_t)a, (int32x4_t)b); }
 INLINE float half(const void *p) { __fp16 h; memcpy(&h, p, 2); return (float)h; }
 INLINE vf load_f16(const void *p) {
     float16x4_t h;
@@ -347,6 +350,10 @@ INLINE vd mul_add_d(vd a, vd b, vd c) { return a * b + c; }
 INLINE vf greater(vf a, vf b) {
     vi m = (vi)(a > b);
     return (vf)(((vi)a & m) | ((vi)b & ~m));
+}
+INLINE vi greater_i(vi a, vi b) {
+    vi m = a > b;
+    return (a & m) | (b & ~m);
 }
 INLINE float half(const void *p) { return f16_to_f32((uint16_t)load_u16(p)); }
 INLINE vf load_f16(const void *p) {
@@ -440,13 +447,13 @@ INLINE float sum(vf a) {
     sum4(a, a, a, a, out);
     return out[0];
 }
-// The largest of no NaN and 0, and the sum, of all lanes.
-INLINE float largest(vf a) {
+// The largest, and the sum, of all lanes.
+INLINE int32_t largest(vi a) {
 #if defined(ISA_AVX512)
-    return _mm512_reduce_max_ps(a);
+    return _mm512_reduce_max_epi32((__m512i)a);
 #else
-    float max = 0;
-    for (int i = 0; i < LANES; i++) max = a[i] > max ? a[i] : max;
+    int32_t max = a[0];
+    for (int i = 1; i < LANES; i++) max = a[i] > max ? a[i] : max;
     return max;
 #endif
 }

@@ -6,7 +6,7 @@
 // together; nor by how many tokens, within each of these:
 //   dot_rows    CHUNK columns at a time: lane l sums columns l, l + LANES, ... in order; the lanes
 //               are added by sum4's tree; chunks are added in order.
-//   panel_rows  columns in order, PCHUNK at a time; chunks are added in order.
+//   turned_rows columns in order, GCHUNK at a time; chunks are added in order.
 //   quant_rows  blocks in order; the integer sum of a block is exact (kernels_quant.h).
 //   quant_row   a lane sums eight columns of every LANES / 4 blocks, in order; then sum4's tree.
 //   columns     rows in order.   gemm: k in order, in steps of GEMM_DEPTH.
@@ -414,8 +414,9 @@ static int64_t madds_int8(int64_t turns, int32_t *sink) {
 #include "kernels_attend.h"
 
 #define VARIANT(label) { \
-    .name = label, .dot_rows = dot_rows, .panel_rows = panel_rows, .quant_rows = quant_rows, \
-    .quantise = quantise, .quant_row = quant_row, .quantise_row = quantise_row, \
+    .name = label, .dot_rows = dot_rows, \
+    .lanes = LANES, .turn_tokens = turn_tokens, .turned_rows = turned_rows, \
+    .quant_rows = quant_rows, .quantise = quantise, .quant_row = quant_row, .quantise_row = quantise_row, \
     .columns = columns, \
     .gemm_mr = MR, .gemm_nr = NR, .gemm_nr32 = NR32, .gemm_pack = gemm_pack, \
     .gemm_pack_mixed = gemm_pack_mixed, .gemm_pack32 = gemm_pack32, .gemm_block = gemm_block, \

@@ -140,7 +140,7 @@ static int matmul_floats(void) {
 }
 
 static int matmul_wide(void) {      // more columns than a chunk holds, more tokens than a block
-    const int64_t shape[][3] = {{1023, 5, 3}, {1025, 4, 8}, {2100, 9, 2}, {40, 6, 125}};
+    const int64_t shape[][3] = {{1023, 5, 3}, {1025, 4, 8}, {2100, 9, 2}, {40, 6, 150}, {345, 41, 19}};
     for (int i = 0; i < COUNT(float_types); i++)
         for (int k = 0; k < COUNT(shape); k++) {
             int result = try_matmul(float_types[i], shape[k][0], shape[k][1], shape[k][2], false);
