@@ -107,6 +107,20 @@ int replace_file(const char *from, const char *to) {
     return done ? 0 : -1;
 }
 
+// An open file can be neither renamed nor removed here.
+int finish_file(FILE *f, const char *from, const char *to) {
+    if (!fclose(f) && !replace_file(from, to)) return 0;
+    const int why = errno;
+    remove_file(from);
+    errno = why;
+    return -1;
+}
+
+void drop_file(FILE *f, const char *path) {
+    fclose(f);
+    remove_file(path);
+}
+
 int seek_file(FILE *f, uint64_t to) { return fseeko64(f, (int64_t)to, SEEK_SET); }
 int sync_file(FILE *f) { return fflush(f) || _commit(_fileno(f)) ? -1 : 0; }
 
@@ -174,6 +188,20 @@ FILE *create_file(const char *path) {
 
 int remove_file(const char *path) { return unlink(path); }
 int replace_file(const char *from, const char *to) { return rename(from, to); }
+
+int finish_file(FILE *f, const char *from, const char *to) {
+    const int result = replace_file(from, to), why = errno;
+    if (result) remove_file(from);
+    fclose(f);                     // only now the lock goes: nobody else has begun the part meanwhile
+    errno = why;
+    return result;
+}
+
+void drop_file(FILE *f, const char *path) {
+    remove_file(path);
+    fclose(f);
+}
+
 int seek_file(FILE *f, uint64_t to) { return fseeko(f, (off_t)to, SEEK_SET); }
 int sync_file(FILE *f) { return fflush(f) || fsync(fileno(f)) ? -1 : 0; }
 

@@ -203,21 +203,14 @@ int out_commit(FileOut *o, Err *e) {
         return out_failed(o, errno, e);
     FILE *f = o->f;
     o->f = NULL;
-    if (fclose(f) || replace_file(o->part, o->path)) {
-        fail(e, "%s: cannot become %s: %s", o->part, o->path, strerror(errno));
-        remove_file(o->part);
-        out_abort(o);
-        return -1;
-    }
+    const int result = finish_file(f, o->part, o->path);
+    if (result) fail(e, "%s: cannot become %s: %s", o->part, o->path, strerror(errno));
     out_abort(o);                  // nothing is open now: this only frees the names
-    return 0;
+    return result;
 }
 
 void out_abort(FileOut *o) {
-    if (o->f) {
-        fclose(o->f);
-        remove_file(o->part);
-    }
+    if (o->f) drop_file(o->f, o->part);
     if (open_part == o->part) open_part = NULL;
     free(o->path);
     free(o->part);

@@ -104,6 +104,9 @@ int seek_file(FILE *f, uint64_t to);
 int sync_file(FILE *f);                                // flushed, and on the disk
 int replace_file(const char *from, const char *to);    // to may exist: at no moment is it missing
 int remove_file(const char *path);
+// f is closed, and `from`, its name, becomes `to`, or is removed where that fails; or is removed.
+int finish_file(FILE *f, const char *from, const char *to);
+void drop_file(FILE *f, const char *path);
 // Entries of a folder whose names end so, and one of their names; -1 where it cannot be listed.
 int find_in_folder(const char *folder, const char *ending, char *name, size_t room);
 

@@ -198,9 +198,18 @@ static double bytes_each(int type) {
     return (double)type_info(type)->bytes / type_info(type)->block;
 }
 
+// What a matrix that stays dense costs: in bytes in the type that it will be written in (plan.c, add_copy).
+static double dense_cost_of(const Compression *c, const Mat *w, bool bytes) {
+    const int type = c->o->type;
+    if (!bytes) return numbers(w);
+    if (type < 0) return stored(w);
+    return numbers(w) * bytes_each(w->cols % type_info(type)->block ? T_F16 : type);
+}
+
 // A part of a layer's budget: the group `set`, or a matrix of the feed-forward.
-static int make_part(const Compression *c, int layer, int set, int matrix, bool bytes,
+static int make_part(const Compression *c, const Budget *budget, int layer, int set, int matrix,
                      RankPart *part, Err *e) {
+    const bool bytes = budget->size > 0;
     const Layer *l = &c->model->layer[layer];
     const Spectrum *s = set ? &c->layer[layer].group[set] : &c->layer[layer].ffn[matrix];
     const Mat *w = set ? NULL : ffn_matrix(l, matrix);
@@ -210,11 +219,11 @@ static int make_part(const Compression *c, int layer, int set, int matrix, bool 
         if (!(set & 1 << q)) continue;
         w = &l->attn.w[q];
         rows += w->rows, cols = w->cols;
-        dense += bytes ? stored(w) : numbers(w);
+        dense += dense_cost_of(c, w, bytes);
     }
-    if (!set) rows = w->rows, cols = w->cols, dense = bytes ? stored(w) : numbers(w);
+    if (!set) rows = w->rows, cols = w->cols, dense = dense_cost_of(c, w, bytes);
     const int type = factor_type(c->o, w->type);
-    const int step = in_blocks(type) ? 32 : c->o->rank[EMBD] ? 1 : 8;      // a rank asked for is kept
+    const int step = in_blocks(type) ? 32 : budget->rank ? 1 : 8;          // a rank asked for is kept
     RankOption *options;
     part->chosen = 0;
     part->n = rank_options(&options, rows, cols, s->values, s->n, set && !c->o->no_pivot,
@@ -244,7 +253,7 @@ static void board_free(Board *b) {
     free(b->matrix);
 }
 
-static int add_way(const Compression *c, Board *b, const int *set, int n, int matrix, bool bytes,
+static int add_way(const Compression *c, const Budget *budget, Board *b, const int *set, int n, int matrix,
                    Err *e) {
     RankSlot *s = &b->slot[b->n];
     const int at = b->n * MOST_WAYS + s->n;
@@ -252,14 +261,14 @@ static int add_way(const Compression *c, Board *b, const int *set, int n, int ma
     s->way = b->way + b->n * MOST_WAYS;
     for (int i = 0; i < n; i++) {
         b->set[b->n][s->n][i] = set[i];
-        if (make_part(c, b->layer[b->n], set[i], matrix, bytes, &b->way[at].part[i], e)) return -1;
+        if (make_part(c, budget, b->layer[b->n], set[i], matrix, &b->way[at].part[i], e)) return -1;
         b->way[at].n++;
     }
     s->n++;
     return 0;
 }
 
-static int fill_board(const Compression *c, Board *b, bool bytes, Err *e) {
+static int fill_board(const Compression *c, const Budget *budget, Board *b, Err *e) {
     static const int apart[] = {HAS_Q, HAS_K, HAS_V, HAS_O};
     static const int joined[] = {HAS_Q | HAS_K, HAS_V, HAS_O};
     const int layers = (int)c->model->config.n_layers, most = layers * (1 + N_FFN);
@@ -276,15 +285,15 @@ static int fill_board(const Compression *c, Board *b, bool bytes, Err *e) {
         if (!c->chosen[l]) continue;
         b->layer[b->n] = l;
         b->matrix[b->n] = -1;
-        if (c->o->scheme ? add_way(c, b, set, n, 0, bytes, e)
-                         : add_way(c, b, apart, 4, 0, bytes, e) ||
-                           (c->o->method == METHOD_FISHER && add_way(c, b, joined, 3, 0, bytes, e)))
+        if (c->o->scheme ? add_way(c, budget, b, set, n, 0, e)
+                         : add_way(c, budget, b, apart, 4, 0, e) ||
+                           (c->o->method == METHOD_FISHER && add_way(c, budget, b, joined, 3, 0, e)))
             return -1;
         b->n++;
         for (int i = first_ffn(c->model); i < N_FFN && ffn_open(c->o); i++) {
             b->layer[b->n] = l;
             b->matrix[b->n] = i;
-            if (add_way(c, b, (int[]){0}, 1, i, bytes, e)) return -1;
+            if (add_way(c, budget, b, (int[]){0}, 1, i, e)) return -1;
             b->n++;
         }
     }
@@ -320,14 +329,14 @@ static double same_rank(Board *b, int64_t rank, int o_times, bool keep_v) {
 // Without a common measure of loss: the largest rank that all parts can have within the budget. O gets
 // twice the rank of the others: the same for all costs much (doc/MATH.md, 8).
 enum { O_TIMES = 2 };
-static int same_rank_for(const Compression *c, Board *b, double budget, Err *e) {
+static int same_rank_for(const Compression *c, Board *b, double budget, RankTotal *total, Err *e) {
     const bool open = !c->o->scheme;
     int64_t r = 0;
-    double least = same_rank(b, 1, O_TIMES, open);
-    const bool keep_v = open && least <= budget;
-    if (!keep_v) least = same_rank(b, 1, O_TIMES, false);
-    if (least > budget)
-        return fail(e, "a budget of %.0f is below the smallest possible, %.0f", budget, least);
+    total->cost = same_rank(b, 1, O_TIMES, open);
+    const bool keep_v = open && total->cost <= budget;
+    if (!keep_v) total->cost = same_rank(b, 1, O_TIMES, false);
+    if (total->cost > budget)
+        return fail(e, "a budget of %.0f is below the smallest possible, %.0f", budget, total->cost);
     for (int s = 0; s < b->n; s++)
         for (int i = 0; i < b->slot[s].way[0].n; i++) {
             const RankPart *p = &b->slot[s].way[0].part[i];
@@ -338,15 +347,16 @@ static int same_rank_for(const Compression *c, Board *b, double budget, Err *e) 
     return 0;
 }
 
-static void take_board(const Compression *c, const Board *b, LayerPlan *layer, double *predicted) {
-    *predicted = 0;
+static void take_board(const Compression *c, const Board *b, LayerPlan *layer, Spent *spent) {
+    *spent = (Spent){0};
     for (int s = 0; s < b->n; s++) {
         LayerPlan *l = &layer[b->layer[s]];
         const int way = b->slot[s].chosen;
         for (int i = 0; i < b->slot[s].way[way].n; i++) {
             const RankPart *p = &b->slot[s].way[way].part[i];
             const RankOption *o = &p->option[p->chosen];
-            *predicted += o->loss;
+            spent->loss += o->loss;
+            spent->cost += o->cost;
             if (!o->rank) continue;
             if (b->matrix[s] >= 0) {
                 l->ffn[b->matrix[s]] = o->rank;
@@ -364,22 +374,23 @@ static void take_board(const Compression *c, const Board *b, LayerPlan *layer, d
     }
 }
 
-int compression_ranks(const Compression *c, Budget budget, LayerPlan *layer, double *predicted,
-                      Err *e) {
-    const bool bytes = budget.bytes > 0;
+int compression_ranks(const Compression *c, Budget budget, LayerPlan *layer, Spent *spent, Err *e) {
     Board b;
     RankTotal total;
-    int result = fill_board(c, &b, bytes, e);
-    if (!result && c->o->rank[EMBD]) {
-        same_rank(&b, c->o->rank[EMBD], 1, !c->o->scheme);
+    int result = fill_board(c, &budget, &b, e);
+    if (!result && budget.rank) {
+        same_rank(&b, budget.rank, 1, !c->o->scheme);
     } else if (!result && budget.loss > 0) {
         result = ranks_for_loss(b.slot, b.n, budget.loss, &total, e);
     } else if (!result) {
-        const double cost = bytes ? budget.bytes : budget.keep * dense_cost(&b);
+        const double cost = budget.size > 0 ? budget.size - budget.rest : budget.keep * dense_cost(&b);
         result = c->o->method == METHOD_FISHER ? ranks_for_cost(b.slot, b.n, cost, &total, e)
-                                               : same_rank_for(c, &b, cost, e);
+                                               : same_rank_for(c, &b, cost, &total, e);
+        if (result && budget.size > 0)
+            fail(e, "--size: %.0f bytes are needed at least, %.0f were asked for", budget.rest + total.cost,
+                 budget.size);
     }
-    if (!result) take_board(c, &b, layer, predicted);
+    if (!result) take_board(c, &b, layer, spent);
     board_free(&b);
     return result;
 }

@@ -25,12 +25,14 @@ int compression_init(Compression *c, const Options *o, const Model *m, const Mom
                      const CalibText *text, Progress *progress, void *ctx, Err *e);
 void compression_free(Compression *c);
 
-// Ranks of all layers within a budget: `keep` of the numbers of what may be factored, or, when bytes
-// > 0, so many bytes for all of it, or, when loss > 0, the fewest numbers whose predicted loss is at
-// most that. Methods without gradients have no common measure of loss: every part gets the same
-// rank. Sets groups, ranks and predictions of layer (n_layers); *predicted: the sum.
-typedef struct { double keep, bytes, loss; } Budget;
-int compression_ranks(const Compression *c, Budget b, LayerPlan *layer, double *predicted, Err *e);
+// Ranks of all layers within a budget: `keep` of the numbers of what may be factored; or, when size > 0,
+// the bytes of a file of which all else takes `rest`; or, when loss > 0, the fewest numbers whose predicted
+// loss is at most that; or, when rank > 0, that rank for every part. Methods without gradients have no common
+// measure of loss: every part gets the same rank, O twice that. Sets groups, ranks and predictions of layer
+// (n_layers); *spent: what was chosen takes, in bytes when size > 0, else in numbers; loss: the sum.
+typedef struct { double keep, size, rest, loss; int64_t rank; } Budget;
+typedef struct { double cost, loss; } Spent;
+int compression_ranks(const Compression *c, Budget b, LayerPlan *layer, Spent *spent, Err *e);
 
 // The factors of a group, and of a matrix of the feed-forward, W ~ B A, at the planned rank.
 int compression_group(const Compression *c, int layer, const GroupPlan *g, GroupParts *out,

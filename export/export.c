@@ -171,7 +171,10 @@ static void settle(Job *j, bool method) {
     if ((o->dense || o->rebuild) && (j->report || j->n_sweep))
         die("--report and --sweep are about factors: not with --dense or --rebuild");
     if (o->trawl && !o->scheme) o->scheme = "none";
-    if (o->scheme && strcmp(o->scheme, "none") == 0 && !method && !o->ffn)
+    const bool none = o->scheme && strcmp(o->scheme, "none") == 0;
+    if (none && (budgets || o->layers) && !(o->ffn && strcmp(o->ffn, "auto") == 0))
+        die("--scheme none leaves nothing that a budget or --layers is about (but --ffn auto)");
+    if (none && !method && !o->ffn)
         o->method = METHOD_HOOI, method = true;
     if (budgets > 1) die("--keep, --size, --loss or --rank: one of them");
     if (!method) o->method = o->dense || o->rebuild || names_plain(o) ? METHOD_HOOI : METHOD_FISHER;
@@ -184,6 +187,7 @@ static void settle(Job *j, bool method) {
     if (o->method != METHOD_FISHER && o->ffn && strcmp(o->ffn, "auto") == 0)
         die("--ffn auto needs losses to compare: --method fisher");
     if (plain && calibration) die("--calib is for the weighted methods");
+    if (o->seed && o->calibration && strncmp(o->calibration, "self", 4)) die("--seed is for --calib self");
     if (plain && o->refit) die("--refit needs a calibration text: a weighted method");
     if (o->refit && o->trawl) die("--refit or --trawl, not both");
     if (plain && o->no_pivot) die("--no-pivot is for the weighted methods");
@@ -278,19 +282,39 @@ static const char *calibration_file(const Options *o) {
     return strncmp(c, "self,", 5) == 0 ? c + 5 : c;
 }
 
+// Whether writing `out` meets `path`: by its own name, or by those it has before it is whole.
+static bool meets(const char *out, const char *path) {
+    static const char *const ends[] = {"", ".part", ".sweep.part"};
+    for (int i = 0; i < 3; i++) {
+        char name[4200];
+        snprintf(name, sizeof name, "%.4000s%s", out, ends[i]);
+        if (!strcmp(name, path) || same_file(name, path)) return true;
+    }
+    return false;
+}
+
+// The tokenizer.bin beside a llama2.c checkpoint, which is read where none is named.
+static bool meets_beside(const char *out, const char *source) {
+    char name[4200];
+    snprintf(name, sizeof name, "%.*stokenizer.bin", (int)(path_name(source) - source), source);
+    return path_kind(source) == PATH_FILE && strlen(source) < 4000 && meets(out, name);
+}
+
 // What is written must not take the place of what is read. Within a source folder only what an earlier
 // export has left is replaced: what begins like it.
 static void check_output(const Job *j, const char *flag, const char *out, const char *like) {
     const Options *o = &j->o;
     const char *const source = "is the source, or a part of it", *text = calibration_file(o);
-    if (same_file(o->source, out) || (o->tokenizer && same_file(o->tokenizer, out)))
+    if (meets(out, o->source) || (o->tokenizer ? meets(out, o->tokenizer) : meets_beside(out, o->source)))
         bad_file(out, source, flag);
-    if ((text && same_file(text, out)) || (j->verify && same_file(j->verify, out)))
-        bad_file(out, "is a text that is read", flag);
+    if ((text && meets(out, text)) || (j->verify && meets(out, j->verify)))
+        bad_file(out, "is a text that is read, or becomes one on the way", flag);
     char dir[4096], begin[16];
     const int n = (int)(path_name(out) - out);
     snprintf(dir, sizeof dir, "%.*s", n ? n : 1, n ? out : ".");
-    if (path_kind(out) != PATH_FILE || path_kind(o->source) != PATH_FOLDER || !same_file(dir, o->source))
+    if (path_kind(out) != PATH_FILE ||
+        ((path_kind(o->source) != PATH_FOLDER || !same_file(dir, o->source)) &&
+         (!o->tokenizer || path_kind(o->tokenizer) != PATH_FOLDER || !same_file(dir, o->tokenizer))))
         return;
     FILE *f = open_file(out, "rb");
     const size_t size = strlen(like);
@@ -313,8 +337,8 @@ static void check_files(const Job *j) {
     check_output(j, "-o", j->o.out, "GGUF");
     if (j->report) {
         check_output(j, "--report", j->report, "<!doctype");
-        if (!strcmp(j->report, j->o.out) || same_file(j->report, j->o.out))
-            bad_file(j->report, "is the output of -o", "--report");
+        if (meets(j->o.out, j->report) || meets(j->report, j->o.out))
+            bad_file(j->report, "is the output of -o, or becomes it on the way", "--report");
     }
     if (weighted(&j->o)) check_text(calibration_file(&j->o));
     check_text(j->verify);
@@ -607,11 +631,15 @@ done:
 // The command as it can be typed again.
 static char *command_of(int argc, char **argv) {
     size_t n = 1;
-    for (int i = 0; i < argc; i++) n += strlen(argv[i]) + 3;
+    for (int i = 0; i < argc; i++) n += 4 * strlen(argv[i]) + 3;
     char *text = alloc(n, 1, "command", NULL), *at = text;
     for (int i = 0; i < argc && text; i++) {
-        const char *quote = strpbrk(argv[i], " \t\n\"$&|;<>()*?") ? "'" : "";
-        at += sprintf(at, "%s%s%s%s", i ? " " : "", quote, argv[i], quote);
+        const bool quoted = !*argv[i] || strpbrk(argv[i], " \t\n\"'$&|;<>()*?`\\#~");
+        at += sprintf(at, "%s%s", i ? " " : "", quoted ? "'" : "");
+        for (const char *c = argv[i]; *c; c++)
+            if (*c == '\'') at += sprintf(at, "'\\''");
+            else *at++ = *c;
+        at += sprintf(at, "%s", quoted ? "'" : "");
     }
     return text;
 }
@@ -626,10 +654,17 @@ static int take_apart(Export *x, Err *e) {
     return model_bind(&x->model, &x->source.g, e);
 }
 
-// What cannot be written is said before the work begins.
-static int can_write(const char *path, Err *e) {
-    FileOut probe = {0};
-    const int result = out_open(&probe, path, e);
+// What cannot be written is said before the work begins; both at once, for two names may be of one file.
+static int can_write(const char *path, const char *report, Err *e) {
+    FileOut probe = {0}, page = {0};
+    int result = out_open(&probe, path, e);
+    bool one = !result && report && meets(report, probe.part);
+    if (!result && report && !one) {
+        result = out_open(&page, report, e);
+        one = !result && (meets(path, page.part) || meets(path, report));
+    }
+    if (one) result = fail(e, "--report %s: is the output of -o, or becomes it on the way", report);
+    out_abort(&page);
     out_abort(&probe);
     return result;
 }
@@ -647,8 +682,7 @@ static int export_model(const Job *j, bool *made, Err *e) {
     double measured = NAN;
     Comparison c;
     int result = -1;
-    if (can_write(o->out, e) || (j->report && can_write(j->report, e)) ||
-        source_open(&x.source, o->source, o->tokenizer, e) || takes_tokenizer(&x, e) ||
+    if (can_write(o->out, j->report, e) || source_open(&x.source, o->source, o->tokenizer, e) || takes_tokenizer(&x, e) ||
         model_bind(&x.model, &x.source.g, e) || (j->verify && can_verify(&x.model, e)) ||
         (!o->dense && !o->rebuild && take_apart(&x, e)) || plan_check(o, &x.source, &x.model, e) ||
         (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;

@@ -579,9 +579,6 @@ static int read_vocab(Hf *h, const char *tokenizer, Err *e) {
                        "--tokenizer)", h->folder);
     if (vocab_read(v, tokenizer, (int)h->size[VOCAB], e) || vocab_read_config(v, h->folder, e))
         return -1;
-    if (v->n > h->size[VOCAB])
-        return fail(e, "%s: %d pieces, but the model has %lld rows", tokenizer, v->n,
-                    (long long)h->size[VOCAB]);
     if (v->bos < 0) v->bos = special_id(h, "bos_token_id", 0);
     if (v->eos < 0) v->eos = special_id(h, "eos_token_id", 0);
     if (v->eot < 0) v->eot = special_id(h, "eos_token_id", 1);

@@ -125,7 +125,7 @@ static int read_tokenizer(Source *s, const char *path, const char *tokenizer, in
         if (!f) return fail(e, "%s: no tokenizer.bin beside it (name one with --tokenizer)", path);
         fclose(f);
     }
-    if (vocab_read(&s->vocab, tokenizer ? tokenizer : beside, vocab, e)) return -1;
+    if (vocab_read(&s->vocab, tokenizer ? tokenizer : beside, 0, e)) return -1;
     if (s->vocab.n != vocab)
         return fail(e, "%s: %d pieces, but %s has %d rows", tokenizer ? tokenizer : beside,
                     s->vocab.n, path, vocab);

@@ -109,6 +109,10 @@ static int parse_ffn(Plan *p, Err *e) {
         for (int i = 0; i < p->n_layers && !result; i++)
             if (chosen[i]) p->layer[i].ffn[m] = r > 1 ? r : 1;
     }
+    int named = 0;
+    for (int i = 0; i < p->n_layers; i++)
+        for (int m = 0; m < N_FFN; m++) named += p->layer[i].ffn[m] > 0;
+    if (!result && !named) result = fail(e, "--ffn: nothing named");
     free(chosen);
     free(text);
     return result;
@@ -453,12 +457,27 @@ static int plain_ranks(Plan *p, Err *e) {
     return result;
 }
 
-// `--size`: what is left for matrices that may be factored, when all else keeps its bytes.
-static Budget budget_of(const Plan *p) {
-    Budget b = {.keep = p->o.keep, .loss = p->o.loss};
-    if (p->o.size <= 0) return b;
-    b.bytes = p->o.size - p->fixed_bytes;
-    return b;
+// `--size` is spent on what may be factored once it is known what all else takes: as far as it goes, before.
+static int weighted_ranks(Plan *p, Err *e) {
+    Budget b = {p->o.keep, p->o.size, p->rest, p->o.loss, p->o.rank[EMBD]};
+    Spent spent;
+    if (b.size > 0 && !b.rest) b.size = 1e18;
+    if (compression_ranks(p->weighted, b, p->layer, &spent, e)) return -1;
+    p->predicted = spent.loss, p->spent = spent.cost;
+    for (int l = 0; l < p->n_layers && b.rank; l++) {
+        const LayerPlan *layer = &p->layer[l];
+        int set = 0;
+        for (int k = 0; k < layer->n_groups; k++) {
+            const int64_t rank = layer->group[k].rank[EMBD];
+            set |= layer->group[k].set;
+            if (rank != b.rank) note(p, "rank %lld in place of %lld: multiples of 32 in blocks, and no more than "
+                                     "saves anything", (long long)rank, (long long)b.rank);
+        }
+        if (p->weighted->chosen[l] && !p->o.scheme && set != (HAS_Q | HAS_K | HAS_V | HAS_O))
+            note(p, "without --scheme V stays dense at --rank, and what rank %lld would not make smaller",
+                 (long long)b.rank);
+    }
+    return 0;
 }
 
 // A matrix is replaced by factors or by what TRAWL makes of it, not both.
@@ -488,9 +507,7 @@ static int make(Plan *p, Err *e) {
     p->b = gguf_builder(e);
     p->layer = alloc((size_t)p->n_layers, sizeof *p->layer, "plan", e);
     if (!p->b || !p->layer) return -1;
-    if (factors && (by_data(p) ? compression_ranks(p->weighted, budget_of(p), p->layer,
-                                                   &p->predicted, e)
-                               : plain_ranks(p, e))) return -1;
+    if (factors && (by_data(p) ? weighted_ranks(p, e) : plain_ranks(p, e))) return -1;
     if (factors && p->o.ffn && !ffn_open(&p->o) && parse_ffn(p, e)) return -1;
     if (p->o.trawl && stacks_parse(p->o.trawl, p->model, &p->stack, &p->n_stacks, e)) return -1;
     if (stacks_are_apart(p, e) || add_tensors(p, e)) return -1;
@@ -508,18 +525,16 @@ static void unmake(Plan *p) {
 }
 
 // `--size` counts everything, also an index whose size depends on what was chosen: planned again
-// with what the last plan showed, until the file fits.
+// with what the last plan showed, until the file fits. The first one is dense.
 static int make_sized(Plan *p, Err *e) {
     for (int i = 0;; i++) {
         if (make(p, e)) return -1;
         if (p->o.size <= 0) return 0;
-        const uint64_t bytes = gguf_size(p->b, e);
-        const double over = (double)bytes - p->o.size;
+        const double bytes = (double)gguf_size(p->b, e);
         if (!bytes) return -1;
-        if (over <= 0 && (i || p->fixed_bytes > 0)) return 0;
-        if (i == 8) return fail(e, "--size: %.0f bytes are needed, %.0f were asked", (double)bytes,
-                                p->o.size);
-        p->fixed_bytes += over;
+        if (bytes <= p->o.size) return 0;
+        if (i == 8) return fail(e, "--size: %.0f bytes are needed, %.0f were asked for", bytes, p->o.size);
+        p->rest = bytes - p->spent;
         unmake(p);
     }
 }
@@ -564,8 +579,6 @@ int plan_make(Plan *p, const Options *o, const Source *s, const Model *m, const 
               Err *e) {
     *p = (Plan){.o = *o, .source = s, .model = m, .weighted = c, .shape = &m->layer[0].attn.shape,
                 .n_layers = (int)m->config.n_layers};
-    if (o->tokenizer && strcmp(s->kind, "gguf") == 0)
-        note(p, "a GGUF holds its own tokenizer, %s is not read", o->tokenizer);
     if (make_sized(p, e) == 0) return 0;
     plan_free(p);
     return -1;

@@ -65,7 +65,7 @@ typedef struct {
     const AttnShape *shape;
     const Compression *weighted;   // NULL for plain Tucker
     double predicted;              // rise of the loss, of all layers
-    double fixed_bytes;            // of the file, without what may be factored (--size)
+    double spent, rest;            // --size: bytes of what may be factored, and of all else in the file
     int n_layers;
     LayerPlan *layer;
     Stack *stack;                  // (n_stacks) TRAWL

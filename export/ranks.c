@@ -92,9 +92,9 @@ static RankTotal settle(RankSlot *slot, int n, bool saving, double limit) {
 }
 
 int ranks_for_cost(RankSlot *slot, int n, double cost, RankTotal *total, Err *e) {
-    const RankTotal least = choose(slot, n, 1e30);
-    if (least.cost > cost)
-        return fail(e, "a budget of %.0f is below the smallest possible, %.0f", cost, least.cost);
+    *total = choose(slot, n, 1e30);
+    if (total->cost > cost)
+        return fail(e, "a budget of %.0f is below the smallest possible, %.0f", cost, total->cost);
     *total = settle(slot, n, false, cost);
     return 0;
 }
@@ -112,7 +112,7 @@ int rank_options(RankOption **options, int64_t rows, int64_t cols, const double 
     RankOption *o = alloc((size_t)(n_values / step_ + 1), sizeof *o, "ranks", e);
     *options = o;
     if (!o) return -1;
-    const int64_t most = rows < cols ? rows : cols;
+    const int64_t most = (rows < cols ? rows : cols) - pivoted;      // beside pivots something is left
     int n = 0;
     o[n++] = (RankOption){0, dense, 0};
     double tail = 0;

@@ -74,7 +74,9 @@ static int parse_one(char *text, const Model *m, Stack **stacks, int *n, Err *e)
         return fail(e, "--trawl %.40s: expected such as ffn:20-25/2:cp:0.5 or attn:29:tucker:0.5", text);
     char *slash = strchr(layers, '/');
     if (slash) {
-        step = atoi(slash + 1);
+        char *end;
+        const long each = strtol(slash + 1, &end, 10), all = (long)m->config.n_layers;
+        step = end == slash + 1 || *end || each < 1 ? 0 : (int)(each < all ? each : all);
         *slash = 0;
     }
     if (sscanf(layers, "%d-%d%c", &first, &last, &extra) != 2) {
@@ -82,7 +84,7 @@ static int parse_one(char *text, const Model *m, Stack **stacks, int *n, Err *e)
         last = first;
     }
     if (first < 0 || first > last || last >= m->config.n_layers || (slash && step < 1))
-        return fail(e, "--trawl %.40s: no layers within 0-%lld", text,
+        return fail(e, "--trawl %.40s: no layers within 0-%lld, or no number of them behind the /", text,
                     (long long)m->config.n_layers - 1);
     if (!step) step = last - first + 1;
     for (int l = first; l <= last; l += step) {

@@ -242,8 +242,19 @@ static int budgets(void) {
         made_free(&same);
     }
     o.size = 1000;
-    CHECK(make(&b, &o, &same) == -1 && strstr(err.msg, "budget"), "%s", err.msg);
+    CHECK(make(&b, &o, &same) == -1 && strstr(err.msg, "at least"), "%s", err.msg);
     made_free(&same);
+    o.size = 1e9;                                          // all of it fits: a file of dense matrices
+    CHECK(make(&b, &o, &same) == 0, "%s", err.msg);
+    const double whole = (double)same.size;
+    made_free(&same);
+    for (int i = 1; i <= 3; i++) {                         // just below it, where hardly anything is factored
+        o.size = whole * (1 - 0.01 * i);
+        CHECK(make(&b, &o, &same) == 0, "%s", err.msg);
+        CHECK((double)same.size <= o.size && (double)same.size > 0.95 * o.size, "%g asked, %g written", o.size,
+              (double)same.size);
+        made_free(&same);
+    }
     o.size = 0;
     o.loss = a.p.predicted / 2;
     CHECK(make(&b, &o, &same) == 0, "%s", err.msg);

@@ -120,11 +120,15 @@ works "another seed" "$tmp/dense.gguf" --keep 0.6 $small -q --seed 2
 cmp -s "$out" "$tmp/own.tbin" && bad "another seed gives the same bytes" || ok
 works "a size" "$tmp/dense.gguf" --size 580k $small
 [ "$(wc -c <"$out")" -le 580000 ] && ok || bad "--size 580k wrote $(wc -c <"$out") bytes"
+works "a size that hardly asks for anything" "$tmp/dense.gguf" --size $(($(wc -c <"$tmp/dense.gguf") * 99 / 100)) $small
+works "wide numbers to narrow ones, within a size that all of them fit" "$tmp/dense.gguf" --type q8_0 --size 100M $small
 works "a loss" "$tmp/dense.gguf" --loss 0.05 $small
 awk '/nats measured/ {found = 1; if ($(NF - 2) > 0.05) exit 1} END {exit !found}' "$tmp/table" && ok || bad "--loss 0.05: $(tail -3 "$tmp/table")"
 works "refitted" "$tmp/dense.gguf" --keep 0.5 --refit $small
 refuses "a refit without a text" "calibration" x -o "$out" --method hooi --refit
 works "a rank" "$tmp/dense.gguf" --rank 16 --scheme q+k+o $small
+works "a rank that blocks cannot have" "$tmp/dense.gguf" --rank 20 --type q8_0 $small
+grep -q "note: rank 32 in place of 20" "$tmp/err" && grep -q "note: without --scheme V stays dense" "$tmp/err" && ok || bad "no notes: $(cat "$tmp/err")"
 works "LASER by hand" "$tmp/dense.gguf" --scheme none --ffn gate:4:0.25,up:3-4:0.5
 narrow "the table of LASER"
 works "LASER and Tucker under one budget" "$tmp/dense.gguf" --keep 0.8 --ffn auto $small
@@ -133,11 +137,16 @@ works "the hybrid rebuilt" "$tmp/hybrid.tbin" --rebuild --type f32
 for form in cp tucker; do works "TRAWL by $form" "$tmp/dense.gguf" --trawl ffn:0-1/2:$form:0.1,attn:4:$form:0.2; done
 refuses "TRAWL of what is factored" "as well" "$tmp/dense.gguf" -o "$out.x" --scheme q --method hooi --trawl attn:4:cp:0.5 -q
 refuses "a bad list of TRAWL" "--trawl" "$tmp/dense.gguf" -o "$out.x" --trawl ffn:0-9:cp:0.5
+refuses "TRAWL with two steps" "behind the /" "$tmp/dense.gguf" -o "$out.x" --trawl ffn:0-1/2/9:cp:0.5
+works "TRAWL with a step beyond all layers" "$tmp/dense.gguf" --trawl ffn:1-3/2147483647:cp:0.1
+refuses "an empty list of LASER" "nothing named" "$tmp/dense.gguf" -o "$out.x" --scheme none --ffn ,
+refuses "a budget for nothing" "leaves nothing" x -o "$out" --scheme none --keep 0.3
+refuses "a seed for a text" "--calib self" x -o "$out" --calib "$tmp/text" --seed 3
 refuses "a bad list of LASER" "--ffn" "$tmp/dense.gguf" -o "$out.x" --ffn gate:1
 refuses "weighted factors with o tied" "keep o apart" "$tmp/dense.gguf" -o "$out.x" --method fisher --scheme qkvo
 refuses "a text too short" "shorter" "$tmp/dense.gguf" -o "$out.x" --calib "$tmp/text" --calib-tokens 256
 refuses "no such text" "nowhere" "$tmp/dense.gguf" -o "$out.x" --calib nowhere
-refuses "no room in so small a file" "budget" "$tmp/dense.gguf" -o "$out.x" --size 1k $small -q
+refuses "no room in so small a file" "bytes are needed at least" "$tmp/dense.gguf" -o "$out.x" --size 1k $small -q
 text=$data/stories/tinystories_valid.txt
 if [ -f "$text" ]; then
     head -c 60000 "$text" >"$tmp/story.txt"
@@ -157,6 +166,13 @@ echo "a text" >"$tmp/some.txt"
 plain="--method hooi --keep 0.6 -q"
 refuses "a page onto the source" "is the source" "$tmp/source.gguf" -o "$out.x" $plain --report "$tmp/source.gguf"
 refuses "a page onto the output" "the output of -o" "$tmp/source.gguf" -o "$out.x" $plain --report "$out.x"
+refuses "a page onto the output by another name" "the output of -o" "$tmp/source.gguf" -o "$out.x" $plain --report "$tmp/./out.tbin.x"
+refuses "a page that the output becomes on the way" "on the way" "$tmp/source.gguf" -o "$out.x" $plain --report "$out.x.part"
+refuses "an output that the page becomes on the way" "on the way" "$tmp/source.gguf" -o "$out.x.part" $plain --report "$out.x"
+cp "$tmp/source.gguf" "$tmp/source2.gguf.part"
+refuses "a source that the output becomes on the way" "is the source" "$tmp/source2.gguf.part" -o "$tmp/source2.gguf" --dense
+cmp -s "$tmp/source.gguf" "$tmp/source2.gguf.part" && ok || bad "the source is not what it was"
+rm -f "$tmp/source2.gguf.part"
 refuses "a page onto a text" "text that is read" "$tmp/source.gguf" -o "$out.x" $plain --verify "$tmp/some.txt" --report "$tmp/some.txt"
 refuses "onto a calibration text" "text that is read" "$tmp/source.gguf" -o "$tmp/some.txt" --calib "self,$tmp/some.txt"
 cmp -s "$tmp/source.gguf" "$tmp/dense.gguf" && [ "$(cat "$tmp/some.txt")" = "a text" ] && ok || bad "the source or the text was changed"
