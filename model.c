@@ -343,11 +343,12 @@ static int need_int(const Gguf *g, const Config *c, const char *suffix, int64_t 
 }
 
 static int refuse_scaling(const Gguf *g, Config *c, Err *e) {
-    Str scaling = {"none", 4};
+    Str scaling = {"linear", 6};                      // a factor alone; and its name in the oldest files
+    const char *factor = gguf_kv(g, key_of(c, "rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear";
     if (gguf_get_str(g, key_of(c, "rope.scaling.type"), &scaling, e)) return -1;
     c->rope_scale = 1;
     if (str_is(scaling, "linear")) {
-        if (gguf_get_float(g, key_of(c, "rope.scaling.factor"), &c->rope_scale, e)) return -1;
+        if (gguf_get_float(g, key_of(c, factor), &c->rope_scale, e)) return -1;
         if (!(c->rope_scale >= 1 && c->rope_scale <= 1e6))
             return fail(e, "%s: a linear rope scaling by %g", g->name, c->rope_scale);
     } else if (!str_is(scaling, "none")) {
@@ -430,8 +431,7 @@ static int read_config(Config *c, const Gguf *g, Err *e) {
                     causal ? "causal" : "bidirectional");
     if (experts) return fail(e, "%s: mixtures of experts are not supported", g->name);
     if (version != 1 && gguf_kv(g, "tucker.version"))
-        return fail(e, "%s: tucker.version is %lld, this program reads 1", g->name,
-                    (long long)version);
+        return fail(e, "%s: tucker.version is %lld, this program reads 1", g->name, (long long)version);
     c->norm_eps = (float)eps;
     c->tucker = version == 1;
 

@@ -106,8 +106,13 @@ static int choice(const char *flag, const char *text, const char *const *names, 
     return -1;
 }
 
-static void tool(Options *o, Action a, const char *file) {
+static void task(Options *o, Action a) {
+    if (o->action != DO_GENERATE && o->action != a) die("one task at a time: -i, --info, --explain, --bench, a tool");
     o->action = a;
+}
+
+static void tool(Options *o, Action a, const char *file) {
+    task(o, a);
     o->tool_file = file;
 }
 
@@ -125,7 +130,7 @@ static Options read_options(int argc, char **argv) {
     static const char *const kv_names[] = {"f32", "f16", "q8", "q8_0"};
     static const int kv_types[] = {T_F32, T_F16, T_Q8_0, T_Q8_0};
     static const char *const forms[] = {"auto", "dense", "latent"}, *const pools[] = {"mean", "first"};
-    Options o = {.kv_type = T_F16, .batch = 128, .top = 5, .layer = -1, .bench = {.fill_seconds = 60},
+    Options o = {.kv_type = T_F16, .batch = 128, .layer = -1, .bench = {.fill_seconds = 60},
                  .sampler = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
                              .repeat_penalty = 1, .repeat_last = 64, .seed = 1}};
     for (int i = 1; i < argc; i++) {
@@ -142,10 +147,10 @@ static Options read_options(int argc, char **argv) {
         #endif
             leave();
         }
-        if (IS("-i")) { o.action = DO_CHAT; continue; }
-        if (IS("--info")) { o.action = DO_INFO; continue; }
-        if (IS("--explain")) { o.action = DO_EXPLAIN; continue; }
-        if (IS("--bench")) { o.action = DO_BENCH; continue; }
+        if (IS("-i")) { task(&o, DO_CHAT); continue; }
+        if (IS("--info")) { task(&o, DO_INFO); continue; }
+        if (IS("--explain")) { task(&o, DO_EXPLAIN); continue; }
+        if (IS("--bench")) { task(&o, DO_BENCH); continue; }
         if (IS("--json")) { o.bench.json = true; continue; }
         if (IS("--no-echo")) { o.no_echo = true; continue; }
         if (IS("--ids")) { o.ids = o.no_echo = true; continue; }
@@ -194,6 +199,14 @@ static Options read_options(int argc, char **argv) {
     }
     if (!o.model) die("no model file given; for instance: ./run models/stories.tbin -p \"Once upon a time\"");
     if (o.prompt && o.prompt_file) die("-p and -f are two prompts: give one");
+    const bool asks = o.action == DO_GENERATE || o.action == DO_CHAT;
+    if (o.action == DO_CHAT && (o.prompt_file || o.ids)) die("-f and --ids are not for a chat (-i)");
+    if (o.action != DO_CHAT && o.system) die("--system belongs to a chat (-i)");
+    if (!asks && o.action != DO_EXPLAIN && (o.prompt || o.prompt_file))
+        die("-p and -f are for text (and -p for --explain and a chat)");
+    if (o.action != DO_FILL_MASK && o.top) die("--top belongs to --fill-mask");
+    if (!o.top) o.top = 5;
+    if (o.action != DO_PERPLEXITY && o.windows) die("--windows belongs to --perplexity");
     if (o.action != DO_EXPLAIN && o.layer >= 0) die("--layer belongs to --explain");
     if (o.action == DO_EXPLAIN && o.prompt_file) die("--explain takes its text from -p");
     if (o.action != DO_BENCH && (o.bench.json || o.bench.repeat || o.bench.depths))
@@ -243,12 +256,14 @@ typedef struct { int64_t prompt, made; double prompt_time, made_time, read; } Ti
 
 // A model at work: its timeline, what draws from it, and with --draft what proposes (else draft.target is
 // NULL).
-typedef struct { const Loaded *l; Session s; Sampler sampler; Draft draft; } Writer;
+// pending: the id said last, where the session does not hold it yet; else -1.
+typedef struct { const Loaded *l; Session s; Sampler sampler; Draft draft; int pending; } Writer;
 
 static int writer_init(Writer *w, const Loaded *l, const Options *o, int64_t context, int64_t batch, Err *e) {
     if (o->draft && batch < o->draft_tokens + 1) batch = o->draft_tokens + 1;
     SessionConfig c = {context, batch, o->kv_type, o->form, false};
     w->l = l;
+    w->pending = -1;
     if (session_init(&w->s, l->model, c, e) ||
         sampler_init(&w->sampler, (int)l->model->config.vocab, o->sampler, e))
         return -1;
@@ -261,6 +276,13 @@ static void writer_free(Writer *w) {
     sampler_free(&w->sampler);
 }
 
+static int64_t position(const Writer *w) { return w->draft.target ? w->draft.pos : w->s.pos; }
+
+static void go_back(Writer *w, int64_t pos) {
+    if (w->draft.target) w->draft.pos = pos, draft_rest(&w->draft);
+    else session_rewind(&w->s, pos);
+}
+
 static int take_in(Writer *w, const int *ids, int64_t n, Timing *t, Err *e) {
     double start = seconds();
     if (w->draft.target ? draft_prefill(&w->draft, ids, n, e) : prefill(&w->s, ids, n, e)) return -1;
@@ -270,25 +292,37 @@ static int take_in(Writer *w, const int *ids, int64_t n, Timing *t, Err *e) {
 }
 
 // Generates up to n tokens from the logits of the last one computed; the ids go on in the cache. The
-// token that ends the text is not printed. Stops at `interrupted`.
+// token that ends the text is not printed, nor is a stop string, which the cache is rid of. Stops at
+// `interrupted`.
 static int generate(Writer *w, Printer *out, Decoder *decoder, int64_t n, Timing *t, Err *e) {
     Session *s = &w->s;
     Draft *d = w->draft.target ? &w->draft : NULL;
     double start = seconds(), rounds = d ? (double)d->rounds : 0, steps = d ? (double)d->steps : 0;
-    int64_t cached = 0, made = 0;
-    for (int64_t i = 0; i < n && !interrupted && !out->stopped; i++) {
+    int64_t cached = 0, made = 0, clean = position(w);     // clean: up to there nothing may become a stop string
+    w->pending = -1;
+    for (int64_t i = 0; i < n && !interrupted; i++) {
         int id = d ? draft_pick(d) : sampler_pick(&w->sampler, logits(s, s->n - 1, 1));
         sampler_accept(&w->sampler, id);
         if (tokenizer_ends(w->l->tokenizer, id)) break;
         if (out->ids) printf("%d ", id);
         else print_text(out, tokenizer_decode(w->l->tokenizer, decoder, id));
-        if (ferror(stdout)) break;
-        if (i + 1 == n || (d ? d->pos : s->pos) >= s->config.context) break;
+        if (ferror(stdout) || out->stopped) break;
+        w->pending = id;
+        if (i + 1 == n) break;
+        if (position(w) >= s->config.context) {
+            fprintf(stderr, "\nrun: all %lld positions of the context are taken (-c)",
+                    (long long)s->config.context);
+            break;
+        }
         if (d ? draft_forward(d, id, n - i - 1, e) : forward(s, &id, 1, e)) return -1;
+        w->pending = -1;
+        if (!out->n) clean = position(w);
         made++;
-        cached += s->pos;
+        const int64_t window = w->l->model->config.window;
+        cached += window && window < position(w) ? window : position(w);
     }
     if (d) draft_rest(d);
+    if (out->stopped) go_back(w, clean);
     print_text(out, tokenizer_decode_end(w->l->tokenizer, decoder));
     print_end(out);
     t->made_time += seconds() - start;
@@ -363,7 +397,8 @@ done:
 // ---- chat ----------------------------------------------------------------------------------------
 
 // A chat format: what stands around each turn. Marks are read as control tokens, what people write
-// never is. system_first: the system message stands inside the first user turn.
+// never is; a blank at a mark's end goes with what follows it, of whose first word it is a part.
+// system_first: the system message stands inside the first user turn.
 typedef struct {
     const char *name, *needs[2];             // recognised when the template holds both strings
     const char *system[2], *user[2];         // before and after
@@ -437,6 +472,18 @@ static int append(const Loaded *l, Ids *to, const char *text, bool special, bool
     return 0;
 }
 
+// A mark and the text behind it.
+static int append_both(const Loaded *l, Ids *to, const char *mark, bool first, const char *text, Err *e) {
+    const size_t n = strlen(mark), blank = n && mark[n - 1] == ' ';
+    char *both = alloc(n + strlen(text) + 2, 1, "a turn", e);
+    if (!both) return -1;
+    memcpy(both, mark, n - blank);
+    sprintf(both + n + 1, "%s%s", blank ? " " : "", text);
+    const int result = append(l, to, both, true, first, e) || append(l, to, both + n + 1, false, false, e);
+    free(both);
+    return result ? -1 : 0;
+}
+
 // Ids of one user turn, with what stands before and behind it.
 static int add_turn(const Loaded *l, Ids *to, const ChatFormat *f, const char *system,
                     const char *message, bool first, Err *e) {
@@ -444,14 +491,15 @@ static int add_turn(const Loaded *l, Ids *to, const ChatFormat *f, const char *s
     bool put_system = first && system && *system;
     if (append(l, to, "", true, true, e)) return -1;                      // room for one more id
     if (bos) to->ids[to->n++] = l->vocab->bos;
-    if (put_system && (append(l, to, f->system[0], true, true, e) ||
-                       append(l, to, system, false, false, e) ||
+    if (put_system && (append_both(l, to, f->system[0], true, system, e) ||
                        append(l, to, f->system[1], true, false, e)))
         return -1;
-    if (!(put_system && f->system_first) && append(l, to, f->user[0], true, bos && !put_system, e))
-        return -1;
-    return append(l, to, message, false, false, e) || append(l, to, f->user[1], true, false, e) ? -1 : 0;
+    const char *mark = put_system && f->system_first ? "" : f->user[0];
+    return append_both(l, to, mark, bos && !put_system, message, e) ||
+           append(l, to, f->user[1], true, false, e) ? -1 : 0;
 }
+
+static volatile sig_atomic_t ended;      // by a signal that is not about the reply alone
 
 static char *ask(const char *prompt) {
     const bool asks = isatty(STDIN_FILENO);
@@ -476,10 +524,14 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
     if (!system && default_system(f, l->vocab->chat_template, &own, e)) goto done;
     if (own) system = own;
     if (writer_init(&w, l, o, context, o->batch, e)) goto done;
-    for (; line || (line = ask("> ")); free(line), line = NULL) {
+    for (; !ended && (line || (line = ask("> "))); free(line), line = NULL) {
+        const bool begins = first;
+        const int64_t before = position(&w);
         interrupted = 0;
         if (!*line) continue;
         ids.n = 0;
+        if (!first && append(l, &ids, "", true, false, e)) goto done;      // room for one more id
+        if (!first && w.pending >= 0) ids.ids[ids.n++] = w.pending;
         if (!first && append(l, &ids, f->reply_end, true, false, e)) goto done;
         if (add_turn(l, &ids, f, system, line, first, e)) goto done;
         if ((int64_t)ids.n >= context - w.s.pos) {
@@ -489,6 +541,8 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
         }
         first = false;
         if (take_in(&w, ids.ids, (int64_t)ids.n, &t, e)) goto done;
+        for (size_t i = w.pending >= 0; i < ids.n; i++) sampler_accept(&w.sampler, ids.ids[i]);
+        if (interrupted) go_back(&w, before), first = begins;              // as if it had not been asked
         Printer out = {.stop = f->stop};
         Decoder decoder = {.started = false};
         if (!interrupted && generate(&w, &out, &decoder, o->n ? o->n : context, &t, e)) goto done;
@@ -510,6 +564,7 @@ done:
 static void on_interrupt(int signal_number) {
     if (interrupted) _exit(128 + signal_number);         // the second time: at once
     interrupted = 1;
+    ended = signal_number != SIGINT;
 }
 
 static int act(const Options *o, const Loaded *l, Err *e) {

@@ -273,8 +273,9 @@ static int64_t grain_for(int64_t n) { return GRAIN / (n > 0 ? n : 1) + 1; }
 
 // ---- activations --------------------------------------------------------------------------------
 
-// A block of 32 activations: 64 bytes, two floats; as floats, turned; of a single token 64 bytes, 12 numbers.
-enum { ACT_BLOCK = 72, TURNED_BLOCK = 128, ROW_BLOCK = 112, MOST_LANES = 16 };
+// A block of 32 activations: 64 bytes, two floats; as floats, turned. Of a single token it is 64 bytes and 12
+// numbers, and there is room for MOST_LANES tokens.
+enum { ACT_BLOCK = 72, TURNED_BLOCK = 128, MOST_LANES = 16 };
 
 // Tokens in vectors, as turned activations count them; and how many have room.
 static int64_t whole_vectors(int64_t n) { return (n + MOST_LANES - 1) / MOST_LANES * MOST_LANES; }
@@ -292,7 +293,6 @@ int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e) {
         !mul_size(blocks, (size_t)whole_vectors(max_tokens > 0 ? max_tokens : 1) * BYTES, &size))
         return fail(e, "activation scratch: %lld tokens of %lld columns do not fit in memory",
                     (long long)max_tokens, (long long)max_cols);
-    if (size < (blocks + ROW_BLOCKS) * ROW_BLOCK) size = (blocks + ROW_BLOCKS) * ROW_BLOCK;
     s->q = alloc(size, 1, "activation scratch", e);
     if (!s->q) return -1;
     s->size = size;
@@ -346,7 +346,7 @@ static void turn_part(void *ctx, int64_t begin, int64_t end, int thread) {
 // ---- matmul -------------------------------------------------------------------------------------
 
 static bool integer_type(int type) { return type == T_Q8_0 || type == T_Q4_0 || type == T_Q4_1; }
-static bool float_type(int type) { return type_info(type)->block == 1; }
+static bool float_type(int type) { return type == T_F32 || type == T_F16 || type == T_BF16; }
 
 static int64_t stride_of(const Mat *w) {
     size_t bytes = 0;

@@ -10,7 +10,8 @@
 #include "quant.h"
 
 // Chooses the variant; called by the first kernel if nobody has. Environment TENSORLLM_ISA caps it:
-// generic, avx2, avx512, neon, neondot. An unknown or unavailable name falls to the best below it.
+// generic, avx2, avx512, neon, neondot. One that this machine cannot run falls to the best below it, an
+// unknown name caps nothing.
 void kernels_init(void);
 const char *kernels_isa(void);                 // of the variant in use
 int kernels_select(const char *isa);           // for tests: -1 when this machine cannot run it

@@ -151,7 +151,7 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
 enum {
     GTOKENS = FVECS * LANES,
     GCHUNK = 24576 / (4 * GTOKENS),      // columns: this much of a group, 24 kB, stays in the first cache
-    GROWS = 4 * FTILE,                   // while so many rows go by, FTILE at a time
+    GROWS = LANES < 8 ? 2 * FTILE : 4 * FTILE,     // while so many rows go by, FTILE at a time
     GPASS = (TOKENS + GTOKENS - 1) / GTOKENS * GTOKENS,
 };
 
@@ -183,7 +183,7 @@ static void turn_tokens(const float *x, int64_t cols, int64_t n, int64_t v0, int
 
 // y[i][0 .. vecs LANES] (+)= w[i] (n) times the columns of `vecs` vectors of tokens, in order. Meanwhile the
 // bytes from `ahead` on are fetched, `pace` a column.
-INLINE void turned_tile(int vecs, const float *const *w, const float *x, int64_t n, bool add, float *y,
+INLINE void turned_tile(int vecs, const uint8_t *const *w, const float *x, int64_t n, bool add, float *y,
                         const uint8_t *ahead, int64_t pace) {
     vf acc[FTILE][FVECS] = {0};
     for (int64_t k = 0; k < n; k++) {
@@ -192,7 +192,9 @@ INLINE void turned_tile(int vecs, const float *const *w, const float *x, int64_t
         EACH(v, vecs, FVECS) xv[v] = load(x + (k * vecs + v) * LANES);
         UNROLL
         for (int i = 0; i < FTILE; i++) {
-            const vf wv = set1(w[i][k]);
+            float one;
+            memcpy(&one, w[i] + 4 * k, 4);                  // rows of F32 stand at any address
+            const vf wv = set1(one);
             EACH(v, vecs, FVECS) acc[i][v] = mul_add(wv, xv[v], acc[i][v]);
         }
     }
@@ -205,18 +207,17 @@ INLINE void turned_tile(int vecs, const float *const *w, const float *x, int64_t
     }
 }
 
-typedef void TurnedTile(const float *const *w, const float *x, int64_t n, bool add, float *y,
+typedef void TurnedTile(const uint8_t *const *w, const float *x, int64_t n, bool add, float *y,
                         const uint8_t *ahead, int64_t pace);
 #define TURNED_TILE(vecs) \
-    static void turned_##vecs(const float *const *w, const float *x, int64_t n, bool add, float *y, \
+    static void turned_##vecs(const uint8_t *const *w, const float *x, int64_t n, bool add, float *y, \
                               const uint8_t *ahead, int64_t pace) { \
         turned_tile(vecs < FVECS ? vecs : FVECS, w, x, n, add, y, ahead, pace); \
     }
 TURNED_TILE(1)
 TURNED_TILE(2)
 TURNED_TILE(3)
-TURNED_TILE(4)
-static TurnedTile *const turned_of[] = {turned_1, turned_2, turned_3, turned_4};
+static TurnedTile *const turned_of[] = {turned_1, turned_2, turned_3};
 
 // y (tokens, rows) = from (GROWS, GPASS), turned.
 static void turn_back(const float *from, int64_t rows, int64_t tokens, float *y, int64_t ldy) {
@@ -264,11 +265,11 @@ static void turned_rows(const Mat *w, int64_t r0, int64_t r1, const float *turne
             const int64_t tokens = least(n - t0, GPASS);
             for (int64_t c = 0; c < cols; c += GCHUNK) {
                 const int64_t m = least(cols - c, GCHUNK);
-                const float *row[GROWS];
+                const uint8_t *row[GROWS];
                 for (int64_t i = 0; i < GROWS; i++) {
                     const int64_t at = least(i, rows - 1);
-                    row[i] = w->type == T_F32 ? (const float *)(const void *)(data + at * stride) + c
-                                              : unpacked + at * GCHUNK;
+                    row[i] = w->type == T_F32 ? data + at * stride + 4 * c
+                                              : (const uint8_t *)(unpacked + at * GCHUNK);
                 }
                 if (w->type != T_F32) unpack_rows(w->type, data + c * size, stride, rows, m, unpacked);
                 for (int64_t t = t0; t < t0 + tokens; t += GTOKENS) {

@@ -40,26 +40,36 @@ int argmax(const float *x, int64_t n) {
 // Each recent token once: a logit l becomes l / penalty when positive, l * penalty when negative.
 static void penalise(const Sampler *s, float *logits) {
     int n = s->n_recent < s->c.repeat_last ? s->n_recent : s->c.repeat_last;
+    for (int i = 0; i < n; i++) s->order[s->recent[i]].id = 0;
     for (int i = 0; i < n; i++) {
-        bool again = false;
-        for (int j = 0; j < i && !again; j++) again = s->recent[j] == s->recent[i];
         float *l = &logits[s->recent[i]];
-        if (!again) *l = *l > 0 ? *l / s->c.repeat_penalty : *l * s->c.repeat_penalty;
+        if (s->order[s->recent[i]].id++) continue;
+        *l = *l > 0 ? *l / s->c.repeat_penalty : *l * s->c.repeat_penalty;
     }
 }
 
 // Likelier first, the smaller id among equals: one order whatever sorts it.
 static bool before(Candidate a, Candidate b) { return a.p != b.p ? a.p > b.p : a.id < b.id; }
 
-// Puts a[0 .. n-1], a heap with the first in order at its root but for a[i], in heap order again.
-static void sift_down(Candidate *a, int n, int i) {
+// Puts a[0 .. n-1] in order again: but for a[i] it is a heap with the first at its root, or with the last.
+static void sift_down(Candidate *a, int n, int i, bool last) {
     for (int child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && before(a[child + 1], a[child])) child++;
-        if (!before(a[child], a[i])) return;
+        if (child + 1 < n && before(a[child + 1], a[child]) != last) child++;
+        if (before(a[child], a[i]) == last) return;
         Candidate t = a[i];
         a[i] = a[child];
         a[child] = t;
     }
+}
+
+static void make_heap(Candidate *a, int n, bool last) {
+    for (int i = n / 2 - 1; i >= 0; i--) sift_down(a, n, i, last);
+}
+
+static void swap(Candidate *a, int i, int j) {
+    const Candidate t = a[i];
+    a[i] = a[j];
+    a[j] = t;
 }
 
 // One candidate alone.
@@ -71,51 +81,78 @@ static int certain(Sampler *s, int id, const Candidate **of, double *sum) {
     return 1;
 }
 
+// exp((l - max) / temp) is the probability times a constant. What weighs less than a rounding error of
+// the whole, 1e-9, is no candidate.
+static float lowest(const Sampler *s, float max) { return max - 20.7233f * s->c.temp; }
+static float weight(const Sampler *s, float logit, float max) { return expf((logit - max) / s->c.temp); }
+
+// The k likeliest, in order, in a[0 ..]: a heap whose root is the first to be replaced.
+static int likeliest(const Sampler *s, const float *logits, float max, int k, Candidate *a) {
+    const float least = lowest(s, max);
+    int n = 0;
+    for (int i = 0; i < s->vocab; i++) {
+        const Candidate one = {logits[i], i};
+        if (!(one.p >= least)) continue;
+        if (n < k) {
+            a[n++] = one;
+            if (n == k) make_heap(a, n, true);
+        } else if (before(one, a[0])) {
+            a[0] = one;
+            sift_down(a, n, 0, true);
+        }
+    }
+    if (n < k) make_heap(a, n, true);
+    for (int last = n - 1; last > 0; last--) {
+        swap(a, 0, last);
+        sift_down(a, last, 0, true);
+    }
+    for (int i = 0; i < n; i++) a[i].p = weight(s, a[i].p, max);
+    return n;
+}
+
+// The likeliest of all, in order, up to a share of the whole: they come off a heap and gather at the
+// array's end, so that there is no full sort.
+static int share(const Sampler *s, const float *logits, float max, Candidate *a, const Candidate **of) {
+    const float least = lowest(s, max);
+    double total = 0, sum = 0;
+    int n = 0, taken = 0;
+    for (int i = 0; i < s->vocab; i++) {
+        if (!(logits[i] >= least)) continue;
+        a[n] = (Candidate){weight(s, logits[i], max), i};
+        total += a[n++].p;
+    }
+    make_heap(a, n, false);
+    while (taken < n && (taken == 0 || sum < s->c.top_p * total)) {
+        const int last = n - 1 - taken++;
+        sum += a[0].p;
+        swap(a, 0, last);
+        sift_down(a, last, 0, false);
+    }
+    for (int i = n - taken, j = n - 1; i < j; i++, j--) swap(a, i, j);
+    *of = a + n - taken;
+    return taken;
+}
+
 int sampler_candidates(Sampler *s, float *logits, const Candidate **of, double *sum_of) {
     const SamplerConfig *c = &s->c;
     if (c->repeat_penalty != 1 && c->repeat_penalty > 0) penalise(s, logits);
-    int best = argmax(logits, s->vocab);
-    if (c->temp <= 0) return certain(s, best, of, sum_of);
+    const int best = argmax(logits, s->vocab);
+    const float max = logits[best];
+    if (c->temp <= 0 || !isfinite(max)) return certain(s, best, of, sum_of);
 
-    // exp((l - max) / temp) is the probability times a constant; only what could pass min-p, or
-    // weighs more than a rounding error of the whole, becomes a candidate.
-    Candidate *heap = s->order;
-    float max = logits[best], floor = c->min_p > 1e-9f ? c->min_p : 1e-9f;
-    double total = 0;
-    int n = 0;
-    for (int i = 0; i < s->vocab; i++) {
-        float p = expf((logits[i] - max) / c->temp);
-        if (!(p >= floor)) continue;
-        heap[n++] = (Candidate){p, i};
-        total += p;
+    // Top-p is a share of the top k where there is a top-k; else of all.
+    double sum = 0, all = 0;
+    int taken = 0, n;
+    *of = s->order;
+    if (c->top_k > 0 && c->top_k < s->vocab) {
+        n = likeliest(s, logits, max, c->top_k, s->order);
+        for (int i = 0; i < n; i++) all += s->order[i].p;
+        all *= c->top_p;
+    } else {
+        n = share(s, logits, max, s->order, of);
+        all = INFINITY;
     }
-    if (!n) return certain(s, best, of, sum_of);          // logits that are no numbers
-    // Candidates come off a heap, likeliest first, and gather at the array's end: no full sort.
-    // Top-p is a share of the top k where there is a top-k; else of all, and it ends the taking.
-    for (int i = n / 2 - 1; i >= 0; i--) sift_down(heap, n, i);
-    bool cut = c->top_k > 0 && c->top_k < n;
-    int most = cut ? c->top_k : n, taken = 0;
-    double sum = 0, enough = cut ? INFINITY : c->top_p * total;
-    while (taken < most && (taken == 0 || sum < enough)) {
-        int last = n - 1 - taken++;
-        Candidate top = heap[0];
-        heap[0] = heap[last];
-        heap[last] = top;
-        sift_down(heap, last, 0);
-        sum += top.p;
-    }
-    if (cut) {
-        enough = c->top_p * sum;
-        sum = 0;
-        taken = 0;
-        while (taken < most && (taken == 0 || sum < enough)) sum += heap[n - 1 - taken++].p;
-    }
-    for (int i = n - taken, j = n - 1; i < j; i++, j--) {
-        Candidate t = heap[i];
-        heap[i] = heap[j];
-        heap[j] = t;
-    }
-    *of = heap + n - taken;
+    while (taken < n && (taken == 0 || (sum < all && (*of)[taken].p >= c->min_p))) sum += (*of)[taken++].p;
     *sum_of = sum;
     return taken;
 }

@@ -1,4 +1,5 @@
-// sampler: from logits to a token. Order: repeat penalty, temperature, top-k, top-p, min-p, draw.
+// sampler: from logits to a token. Order: repeat penalty, temperature, top-k, top-p (a share of what top-k
+// left), min-p, draw.
 #ifndef SAMPLER_H
 #define SAMPLER_H
 

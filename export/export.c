@@ -682,7 +682,8 @@ static int export_model(const Job *j, bool *made, Err *e) {
     double measured = NAN;
     Comparison c;
     int result = -1;
-    if (can_write(o->out, j->report, e) || source_open(&x.source, o->source, o->tokenizer, e) || takes_tokenizer(&x, e) ||
+    if (can_write(o->out, j->report, e) ||
+        source_open(&x.source, o->source, o->tokenizer, e) || takes_tokenizer(&x, e) ||
         model_bind(&x.model, &x.source.g, e) || (j->verify && can_verify(&x.model, e)) ||
         (!o->dense && !o->rebuild && take_apart(&x, e)) || plan_check(o, &x.source, &x.model, e) ||
         (!o->dense && !o->rebuild && calibrate(&x, e)) || make_file(&x, &measured, e)) goto done;

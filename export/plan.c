@@ -470,8 +470,9 @@ static int weighted_ranks(Plan *p, Err *e) {
         for (int k = 0; k < layer->n_groups; k++) {
             const int64_t rank = layer->group[k].rank[EMBD];
             set |= layer->group[k].set;
-            if (rank != b.rank) note(p, "rank %lld in place of %lld: multiples of 32 in blocks, and no more than "
-                                     "saves anything", (long long)rank, (long long)b.rank);
+            if (rank != b.rank)
+                note(p, "rank %lld in place of %lld: multiples of 32 in blocks, and no more than saves "
+                     "anything", (long long)rank, (long long)b.rank);
         }
         if (p->weighted->chosen[l] && !p->o.scheme && set != (HAS_Q | HAS_K | HAS_V | HAS_O))
             note(p, "without --scheme V stays dense at --rank, and what rank %lld would not make smaller",

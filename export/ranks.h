@@ -26,8 +26,9 @@ int ranks_for_loss(RankSlot *slot, int n, double loss, RankTotal *total, Err *e)
 // Options of a matrix (rows, cols) or a stack of matrices with this many rows in all: dense, at no
 // loss, and every rank that is a multiple of `step`, costs less than dense, and is at most
 // `n_values`. values: descending; leaving out the directions from r on loses half their sum.
-// pivoted: r (rows + cols - r) numbers, and r below both, else r (rows + cols). A number of a factor costs `unit`, the
-// dense matrix `dense`. *options is freed by free(). Returns how many, -1 when out of memory.
+// pivoted: r (rows + cols - r) numbers, and r below both, else r (rows + cols). A number of a factor
+// costs `unit`, the dense matrix `dense`. *options is freed by free(). Returns how many, -1 when out
+// of memory.
 int rank_options(RankOption **options, int64_t rows, int64_t cols, const double *values,
                  int64_t n_values, bool pivoted, int64_t step, double unit, double dense, Err *e);
 

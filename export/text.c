@@ -86,7 +86,10 @@ static int cut_file(CalibText *t, const char *path, Tokenizer *tok, const Vocab 
     const bool bos = v->add_bos && v->bos >= 0, eos = bos && v->add_eos && v->eos >= 0;
     const int64_t n = (int64_t)n_ids, step = window - bos - eos;        // ids of the file in a window
     if (n == 0) { fail(e, "%s: an empty text", path); goto done; }
-    if (step < 1) { fail(e, "%s: BOS and EOS alone fill a window of %lld", path, (long long)window); goto done; }
+    if (step < 1) {
+        fail(e, "%s: BOS and EOS alone fill a window of %lld", path, (long long)window);
+        goto done;
+    }
     if (n < step) {
         fail(e, "%s: a text of %lld ids is shorter than a window, which takes %lld", path,
              (long long)n, (long long)step);

@@ -34,6 +34,13 @@ refuses "a flag in place of a value" "-p needs a value, and -n is a flag" $run $
 refuses "a seed too large" "-s" $run $tbin -p x -s 99999999999999999999
 refuses "two models" "more than one" $run $tbin $gguf
 refuses "two prompts" "two prompts" $run $tbin -p x -f y
+refuses "a file to chat from" "not for a chat" $run $tbin -i -f y
+refuses "ids of a chat" "not for a chat" $run $tbin -i --ids
+refuses "a system message without a chat" "--system belongs" $run $tbin -p x --system y
+refuses "windows of nothing" "--windows belongs" $run $tbin -p x --windows 2
+refuses "a prompt for --info" "-p and -f are for text" $run $tbin --info -p x
+refuses "two tasks" "one task at a time" $run $tbin --info --bench
+refuses "the best of no mask" "--top belongs" $run $tbin -p x --top 3
 refuses "missing model" "nowhere.tbin" $run nowhere.tbin -p x
 refuses "a folder" "models: is a folder, .*export/export" $run models -p x
 refuses "missing prompt file" "nowhere.txt" $run $tbin -f nowhere.txt
@@ -76,7 +83,8 @@ reply=$(printf 'Tell me a story.\nAnother.\n' | $run $tbin -i -n 20 --temp 0 2>/
 [ -n "$reply" ] && ok || bad "chat says nothing"
 head -c 4000 /dev/zero | tr '\0' 'x' >"$tmp/long"
 $run $tbin -i <"$tmp/long" >/dev/null 2>"$tmp/err"; is "a message too long for the chat" "$? $(grep -c "tokens, and 512 of the chat's 512 positions are left" "$tmp/err")" "1 1"
-is "context filled to the end" "$($run $tbin -p "$story" -c 12 -n 100 2>/dev/null | wc -l | tr -d ' ')" 1
+is "context filled to the end" "$($run $tbin -p "$story" -c 12 -n 100 2>"$tmp/err" | wc -l | tr -d ' ')" 1
+is "which is said" "$(grep -c "all 12 positions of the context are taken" "$tmp/err")" 1
 
 # --- drafts: the draft may be anything of the same vocabulary, the text stays
 for tokens in 1 5 15; do

@@ -220,8 +220,8 @@ static int same_bits(const char *what, const float *a, const float *b, int64_t n
 
 // The same bits with 1, 2, 3 threads, token by token, in slices, and together with other matrices.
 static int matmul_bits(void) {
-    enum { COLS = 1280, N = 13, MORE = 40 };
-    const int64_t rows = 301;
+    enum { COLS = 1280, N = 37, MORE = 40 };         // the small scratch holds 16
+    const int64_t rows = 101;
     Err e;
     Scratch s, small;
     CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);

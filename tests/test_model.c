@@ -609,6 +609,24 @@ static int bad_factors_are_refused(void) {
     return PASS;
 }
 
+// A factor alone means linear scaling, by today's name and by that of the oldest files; none means 1.
+static int rope_factors(void) {
+    static const struct { const char *key, *type; float scale; } cases[] = {
+        {"llama.rope.scaling.factor", NULL, 4}, {"llama.rope.scale_linear", NULL, 4},
+        {"llama.rope.scaling.factor", "linear", 4}, {"llama.rope.scaling.factor", "none", 1}, {NULL, NULL, 1}};
+    for (int i = 0; i < COUNT(cases); i++) {
+        Err e = {""};
+        RigModel r;
+        CHECK(rig_build(&r, &rigs[0], NULL, &e) == 0, "%s", e.msg);
+        if (cases[i].key) gguf_set_float(r.b, cases[i].key, 4);
+        if (cases[i].type) gguf_set_str(r.b, "llama.rope.scaling.type", cases[i].type, strlen(cases[i].type));
+        CHECK(bind_again(&r, "", &e) == 0 && r.m.config.rope_scale == cases[i].scale, "%d: %g %s", i,
+              (double)r.m.config.rope_scale, e.msg);
+        rig_free(&r);
+    }
+    return PASS;
+}
+
 // Bad models are refused, and the message names what is wrong.
 static int bad_models_are_refused(void) {
     Err e = {""};
@@ -795,7 +813,7 @@ static const Test tests[] = {
     {"rewinding_repeats", rewinding_repeats},
     {"window_forgets", window_forgets},
     {"costs_count", costs_count},
-    {"bad_models_are_refused", bad_models_are_refused},
+    {"rope_factors", rope_factors}, {"bad_models_are_refused", bad_models_are_refused},
     {"bad_factors_are_refused", bad_factors_are_refused},
     {"bad_families_are_refused", bad_families_are_refused},
 };

@@ -68,6 +68,22 @@ static int filters_cut(void) {
     c = open;
     c.top_k = 3, c.top_p = 0.9f;                     // of .66 .24 .09: the first two
     CHECK(draw(c, five, 5, 2000, count) == 0 && count[1] + count[3] == 2000 && count[3] > 0, "both");
+    // .6, .31, .05 and a tail of .001: the tail belongs to the whole of which top-p is a share, and min-p
+    // comes after it. All three orders of the candidates.
+    float tail[43];
+    int many[43];
+    for (int i = 0; i < 43; i++) tail[i] = logf(i == 20 ? 0.6f : i == 7 ? 0.31f : i == 41 ? 0.05f : 0.001f);
+    for (int k = 0; k <= 43; k += 43 - (k == 0)) {
+        c = open;
+        c.top_p = 0.94f, c.min_p = 0.05f, c.top_k = k;
+        CHECK(draw(c, tail, 43, 4000, many) == 0 && many[20] + many[7] + many[41] == 4000 && many[41] > 0,
+              "top-k %d, top-p, min-p", k);
+    }
+    c.top_k = 3;                                     // .625 .323 .052: two are enough
+    CHECK(draw(c, tail, 43, 4000, many) == 0 && many[20] + many[7] == 4000, "top-p of the top k");
+    c.top_p = 1, c.top_k = 30, c.min_p = 0;          // any 27 of the tail, the first of equals
+    CHECK(draw(c, tail, 43, 40000, many) == 0, "draw");
+    for (int i = 0; i < 43; i++) CHECK((many[i] > 0) == (i < 29 || i == 41), "token %d came %d times", i, many[i]);
     return PASS;
 }
 
