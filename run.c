@@ -107,7 +107,8 @@ static int choice(const char *flag, const char *text, const char *const *names, 
 }
 
 static void task(Options *o, Action a) {
-    if (o->action != DO_GENERATE && o->action != a) die("one task at a time: -i, --info, --explain, --bench, a tool");
+    if (o->action != DO_GENERATE && o->action != a)
+        die("one task at a time: -i, --info, --explain, --bench, a tool");
     o->action = a;
 }
 
@@ -298,7 +299,7 @@ static int generate(Writer *w, Printer *out, Decoder *decoder, int64_t n, Timing
     Session *s = &w->s;
     Draft *d = w->draft.target ? &w->draft : NULL;
     double start = seconds(), rounds = d ? (double)d->rounds : 0, steps = d ? (double)d->steps : 0;
-    int64_t cached = 0, made = 0, clean = position(w);     // clean: up to there nothing may become a stop string
+    int64_t cached = 0, made = 0, clean = position(w);     // clean: what may become a stop string is behind
     w->pending = -1;
     for (int64_t i = 0; i < n && !interrupted; i++) {
         int id = d ? draft_pick(d) : sampler_pick(&w->sampler, logits(s, s->n - 1, 1));

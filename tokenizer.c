@@ -18,7 +18,8 @@
 #include "core/strmap.h"
 #include "core/unicode.h"
 
-enum { MAX_PIECE = 4096,           // bytes; longer ones are no vocabulary, and would slow matching
+enum { MAX_SPECIAL = 512,          // bytes of a token that is looked for anywhere in a text
+       MAX_PIECE = 4096,           // bytes; longer ones are no vocabulary, and would slow matching
        MAX_WORD = 100 };           // characters: WordPiece takes no longer word apart
 
 // ---- 1 tables made from a vocabulary ------------------------------------------------------------
@@ -178,6 +179,9 @@ static int make_special(Tokenizer *t, Err *e) {
     for (int i = 0; i < v->n; i++) {
         t->ends[i] = i == v->eos || i == v->eot;
         if (v->type[i] != TOK_CONTROL && v->type[i] != TOK_USER) continue;
+        if (t->text[i].n > MAX_SPECIAL)
+            return fail(e, "vocabulary: special token %d has %zu bytes, at most %d are allowed", i, t->text[i].n,
+                        MAX_SPECIAL);
         if (t->text[i].n) t->special[t->n_special++] = (Special){t->text[i], i};
         if (v->type[i] != TOK_CONTROL) continue;
         for (size_t k = 0; k < sizeof end_names / sizeof *end_names; k++)

@@ -13,8 +13,8 @@ typedef struct {                   // of a vocabulary; BERT's uncased ones have 
     bool lower;
 } WordRules;
 
-// The words of s (n bytes), each with one space before it: "Héllo,  it's" becomes " hello , it ' s"
-// with a space between comma and word. White space parts words; every punctuation mark is one.
+// The words of s (n bytes), each with one space before it: "Héllo,  it's" becomes " hello , it ' s".
+// White space parts words; every punctuation mark is one.
 // Returns the bytes written, at most WORDS_ROOM(n).
 size_t wordpiece_words(WordRules rules, const char *s, size_t n, char *out);
 #define WORDS_ROOM(n) (3 * (n) + 1)

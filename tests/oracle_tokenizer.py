@@ -19,7 +19,7 @@ DATA, TEXTS = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 2000
 rng = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
 tmp = tempfile.mkdtemp()
 sources = ["tokenizer.c", "export/vocab.c", "core/json.c"] + [
-    f"core/{n}.c" for n in ("vocab", "words", "wordpiece", "strmap", "unicode", "util", "gguf", "quant")]
+    f"core/{n}.c" for n in ("vocab", "words", "wordpiece", "strmap", "unicode", "util", "os", "gguf", "quant")]
 subprocess.check_call(["cc", "-std=gnu11", "-O2", "-shared", "-fPIC", "-I.", *sources, "-lm", "-o", f"{tmp}/lib.so"])
 lib = ctypes.CDLL(f"{tmp}/lib.so")
 lib.tokenizer_new.restype = ctypes.c_void_p
