@@ -35,7 +35,8 @@ static const GgufKv *array(const Gguf *g, const char *key, GgufType item, uint64
     }
     if (kv->type != GGUF_ARR || kv->item != item)
         *status = fail(e, "%s: %s: expected an array of %s", g->name, key,
-                       item == GGUF_STR ? "strings" : item == GGUF_F32 ? "f32" : item == GGUF_U8 ? "u8" : "i32");
+                       item == GGUF_STR ? "strings" : item == GGUF_F32 ? "f32" : item == GGUF_U8 ? "u8" :
+                       "i32");
     else if (kv->count > INT32_MAX)
         *status = fail(e, "%s: %s: %llu items are too many", g->name, key,
                        (unsigned long long)kv->count);
