@@ -343,8 +343,8 @@ static int need_int(const Gguf *g, const Config *c, const char *suffix, int64_t 
 }
 
 static int refuse_scaling(const Gguf *g, Config *c, Err *e) {
-    Str scaling = {"linear", 6};                      // a factor alone; and its name in the oldest files
-    const char *factor = gguf_kv(g, key_of(c, "rope.scaling.factor")) ? "rope.scaling.factor" : "rope.scale_linear";
+    Str scaling = {"linear", 6};             // what a factor alone means; the oldest files have the second
+    const char *f[] = {"rope.scaling.factor", "rope.scale_linear"}, *factor = f[!gguf_kv(g, key_of(c, f[0]))];
     if (gguf_get_str(g, key_of(c, "rope.scaling.type"), &scaling, e)) return -1;
     c->rope_scale = 1;
     if (str_is(scaling, "linear")) {

@@ -180,8 +180,8 @@ static int make_special(Tokenizer *t, Err *e) {
         t->ends[i] = i == v->eos || i == v->eot;
         if (v->type[i] != TOK_CONTROL && v->type[i] != TOK_USER) continue;
         if (t->text[i].n > MAX_SPECIAL)
-            return fail(e, "vocabulary: special token %d has %zu bytes, at most %d are allowed", i, t->text[i].n,
-                        MAX_SPECIAL);
+            return fail(e, "vocabulary: special token %d has %zu bytes, at most %d are supported", i,
+                        t->text[i].n, MAX_SPECIAL);
         if (t->text[i].n) t->special[t->n_special++] = (Special){t->text[i], i};
         if (v->type[i] != TOK_CONTROL) continue;
         for (size_t k = 0; k < sizeof end_names / sizeof *end_names; k++)
