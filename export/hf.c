@@ -1,7 +1,7 @@
 // hf: a Hugging Face folder (config.json, *.safetensors, tokenizer files) as a GGUF index. A table
 // a family (families.c) says which tensor becomes which and what shape it must have; every tensor of
 // the files must be in it. Owns the mappings and what it had to convert; all matrices that need not be
-// turned borrow from the files.
+// turned, and stand at an address of their type, borrow from the files.
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

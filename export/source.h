@@ -1,7 +1,7 @@
 // source: published weights, whatever their files, presented as a GGUF index over mapped bytes:
 // tensor names, shapes and metadata as GGUF has them. So the exporter, and the engine inside it,
-// read one form only. Nothing is copied but 1-D tensors that are not F32 and matrices that have to be
-// turned.
+// read one form only. Nothing is copied but 1-D tensors that are not F32, matrices that have to be
+// turned, and what stands at an odd address.
 //   a GGUF or .tbin                      gguf
 //   a Hugging Face folder                safetensors.c, hf.c, vocab.c, json.c
 //   a llama2.c .bin + tokenizer.bin      llama2c.c

@@ -405,7 +405,7 @@ static bool put_text(const char *name, const char *text) {
 
 static bool set_up(void) {
     char vocab[48 * 16] = "", line[16];
-    static const char pieces[] = "\1\0\0\0\0\0\0\0\1\0\0\0a\0\0\0\0\1\0\0\0b\0\0\0\0\1\0\0\0c";
+    static const char pieces[] = "\1\0\0\0\0\0\0\0\1\0\0\0a\0\0\0\0\1\0\0\0b\0\0\0\0\1\0\0\0c\0\0\0\0\1\0\0\0d";
     for (int i = 0; i < 48; i++) {
         static const char *const first[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
         snprintf(line, sizeof line, "w%d\n", i);
