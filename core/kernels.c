@@ -537,7 +537,6 @@ void matmul_t_block(const Mat *w, const float *x, int64_t ldx, int64_t n, float 
 
 float dot(const float *a, const float *b, int64_t n) { return kernels()->dot(a, b, n); }
 void axpy(float *y, float a, const float *x, int64_t n) { kernels()->axpy(y, a, x, n); }
-void add(float *y, const float *x, int64_t n) { kernels()->axpy(y, 1, x, n); }
 void scale_to(float *y, float a, const float *x, int64_t n) { kernels()->scale(y, x, a, NULL, n); }
 float max_of(const float *x, int64_t n) { return kernels()->max(x, n); }
 
@@ -567,7 +566,7 @@ void softmax(float *x, int64_t n) {
 
 // Whole batches of rows: a number each, so that the cut changes nothing.
 enum { ROWS_GRAIN = 16384 };
-typedef struct { Activation a; float *x; const float *up; } ActivateJob;
+typedef struct { Activation a; float *x; const float *up; } ActivateJob;     // up: another operand, or NULL
 
 static void activate_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const ActivateJob *j = ctx;
@@ -581,6 +580,16 @@ void swiglu(float *gate, const float *up, int64_t n) {
 }
 void activate(Activation a, float *x, int64_t n) {
     parallel_for(n, ROWS_GRAIN, activate_part, &(ActivateJob){a, x, NULL});
+}
+
+static void add_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const ActivateJob *j = ctx;
+    (void)thread;
+    kernels()->axpy(j->x + begin, 1, j->up + begin, end - begin);
+}
+
+void add(float *y, const float *x, int64_t n) {
+    parallel_for(n, ROWS_GRAIN, add_part, &(ActivateJob){ACT_SILU, y, x});
 }
 
 void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) {
