@@ -17,7 +17,7 @@ enum {
     SIZES = 6,
     SEGMENTS = (SIZES + 1) * HALF,
     ROWS = 72,             // rows (queries times heads) of a task that read each cache block once
-    ROWS_REBUILD = 192,    // more where V is rebuilt for every task
+    ROWS_SHARED = 192,     // more where heads share what is cached, or it is rebuilt for every task
 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -195,7 +195,7 @@ typedef struct {
 typedef struct { int64_t n, n_heads, n_kv, q_width, z_width, v_width, out_width; } Shape;
 
 static int64_t part_rows(const Shape *s) {
-    return least(most(ROWS_REBUILD, s->n_heads), most(s->n, 1) * s->n_heads);
+    return least(most(ROWS_SHARED, s->n_heads), most(s->n, 1) * s->n_heads);
 }
 
 // Lays the arrays out one behind the other from mem on; returns the number of floats (a multiple
@@ -567,7 +567,7 @@ void attend(const Attend *a, AttendScratch *s) {
         j.group = (c->n_kv + least(want, c->n_kv) - 1) / least(want, c->n_kv);
     }
     j.n_groups = (c->n_kv + j.group - 1) / j.group;
-    const int64_t rows = j.group * j.m, goal = rebuilds ? ROWS_REBUILD : ROWS;
+    const int64_t rows = j.group * j.m, goal = rebuilds || j.group > 1 ? ROWS_SHARED : ROWS;
     j.chunk = least(most(goal / rows, 1), a->n);
     while (j.chunk > 8 && (a->n + j.chunk - 1) / j.chunk * j.n_groups < 4 * threads)
         j.chunk = (j.chunk + 1) / 2;
