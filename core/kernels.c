@@ -589,7 +589,7 @@ static void add_part(void *ctx, int64_t begin, int64_t end, int thread) {
 }
 
 void add(float *y, const float *x, int64_t n) {
-    parallel_for(n, ROWS_GRAIN, add_part, &(ActivateJob){ACT_SILU, y, x});
+    parallel_for(n, ROWS_GRAIN, add_part, &(ActivateJob){.x = y, .up = x});
 }
 
 void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) {

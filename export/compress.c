@@ -8,7 +8,6 @@
 
 #include "../core/kernels.h"
 #include "../core/linalg.h"
-#include "ranks.h"
 #include "weigh.h"
 
 // Added to D^2, as a part of its mean diagonal.
@@ -198,12 +197,12 @@ static double bytes_each(int type) {
     return (double)type_info(type)->bytes / type_info(type)->block;
 }
 
-// What a matrix that stays dense costs: in bytes in the type that it will be written in (plan.c, add_copy).
+// What a matrix that stays dense costs: in bytes in the type that it will be written in.
 static double dense_cost_of(const Compression *c, const Mat *w, bool bytes) {
     const int type = c->o->type;
     if (!bytes) return numbers(w);
     if (type < 0) return stored(w);
-    return numbers(w) * bytes_each(w->cols % type_info(type)->block ? T_F16 : type);
+    return numbers(w) * bytes_each(type_for_rows(type, w->cols));
 }
 
 // A part of a layer's budget: the group `set`, or a matrix of the feed-forward.
@@ -347,8 +346,8 @@ static int same_rank_for(const Compression *c, Board *b, double budget, RankTota
     return 0;
 }
 
-static void take_board(const Compression *c, const Board *b, LayerPlan *layer, Spent *spent) {
-    *spent = (Spent){0};
+static void take_board(const Compression *c, const Board *b, LayerPlan *layer, RankTotal *spent) {
+    *spent = (RankTotal){0};
     for (int s = 0; s < b->n; s++) {
         LayerPlan *l = &layer[b->layer[s]];
         const int way = b->slot[s].chosen;
@@ -374,20 +373,19 @@ static void take_board(const Compression *c, const Board *b, LayerPlan *layer, S
     }
 }
 
-int compression_ranks(const Compression *c, Budget budget, LayerPlan *layer, Spent *spent, Err *e) {
+int compression_ranks(const Compression *c, Budget budget, LayerPlan *layer, RankTotal *spent, Err *e) {
     Board b;
-    RankTotal total;
     int result = fill_board(c, &budget, &b, e);
     if (!result && budget.rank) {
         same_rank(&b, budget.rank, 1, !c->o->scheme);
     } else if (!result && budget.loss > 0) {
-        result = ranks_for_loss(b.slot, b.n, budget.loss, &total, e);
+        result = ranks_for_loss(b.slot, b.n, budget.loss, spent, e);
     } else if (!result) {
         const double cost = budget.size > 0 ? budget.size - budget.rest : budget.keep * dense_cost(&b);
-        result = c->o->method == METHOD_FISHER ? ranks_for_cost(b.slot, b.n, cost, &total, e)
-                                               : same_rank_for(c, &b, cost, &total, e);
+        result = c->o->method == METHOD_FISHER ? ranks_for_cost(b.slot, b.n, cost, spent, e)
+                                               : same_rank_for(c, &b, cost, spent, e);
         if (result && budget.size > 0)
-            fail(e, "--size: %.0f bytes are needed at least, %.0f were asked for", budget.rest + total.cost,
+            fail(e, "--size: %.0f bytes are needed at least, %.0f were asked for", budget.rest + spent->cost,
                  budget.size);
     }
     if (!result) take_board(c, &b, layer, spent);

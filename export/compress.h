@@ -4,6 +4,7 @@
 #define COMPRESS_H
 
 #include "plan.h"
+#include "ranks.h"
 
 typedef struct { double *values; int64_t n; } Spectrum;       // descending
 typedef struct { Spectrum group[16], ffn[N_FFN]; } LayerSpectra;   // group: by set of projections
@@ -29,10 +30,9 @@ void compression_free(Compression *c);
 // the bytes of a file of which all else takes `rest`; or, when loss > 0, the fewest numbers whose predicted
 // loss is at most that; or, when rank > 0, that rank for every part. Methods without gradients have no common
 // measure of loss: every part gets the same rank, O twice that. Sets groups, ranks and predictions of layer
-// (n_layers); *spent: what was chosen takes, in bytes when size > 0, else in numbers; loss: the sum.
+// (n_layers); *spent: what was chosen costs, in bytes when size > 0, else in numbers, and loses.
 typedef struct { double keep, size, rest, loss; int64_t rank; } Budget;
-typedef struct { double cost, loss; } Spent;
-int compression_ranks(const Compression *c, Budget b, LayerPlan *layer, Spent *spent, Err *e);
+int compression_ranks(const Compression *c, Budget b, LayerPlan *layer, RankTotal *spent, Err *e);
 
 // The factors of a group, and of a matrix of the feed-forward, W ~ B A, at the planned rank.
 int compression_group(const Compression *c, int layer, const GroupPlan *g, GroupParts *out,

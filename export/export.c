@@ -147,6 +147,13 @@ static Method read_method(const char *text) {
 
 static bool weighted(const Options *o) { return o->method >= METHOD_INPUT; }
 
+// The file of a calibration, NULL where the model alone writes the text.
+static const char *calibration_file(const Options *o) {
+    const char *c = o->calibration;
+    if (strcmp(c, "self") == 0) return NULL;
+    return strncmp(c, "self,", 5) == 0 ? c + 5 : c;
+}
+
 // What only plain Tucker has, so that it is meant where no --method is given: O tied to others, ranks
 // of U_head and U_kind, sweeps.
 static bool names_plain(const Options *o) {
@@ -172,7 +179,7 @@ static void settle(Job *j, bool method) {
         die("--report and --sweep are about factors: not with --dense or --rebuild");
     if (o->trawl && !o->scheme) o->scheme = "none";
     const bool none = o->scheme && strcmp(o->scheme, "none") == 0;
-    if (none && (budgets || o->layers) && !(o->ffn && strcmp(o->ffn, "auto") == 0))
+    if (none && (budgets || o->layers) && !ffn_open(o))
         die("--scheme none leaves nothing that a budget or --layers is about (but --ffn auto)");
     if (none && !method && !o->ffn)
         o->method = METHOD_HOOI, method = true;
@@ -184,10 +191,11 @@ static void settle(Job *j, bool method) {
     if (plain && (o->size > 0 || o->loss > 0))
         die("--size and --loss need losses to compare: --method fisher");
     if (o->method != METHOD_FISHER && o->loss > 0) die("--loss needs --method fisher");
-    if (o->method != METHOD_FISHER && o->ffn && strcmp(o->ffn, "auto") == 0)
+    if (o->method != METHOD_FISHER && ffn_open(o))
         die("--ffn auto needs losses to compare: --method fisher");
     if (plain && calibration) die("--calib is for the weighted methods");
-    if (o->seed && o->calibration && strncmp(o->calibration, "self", 4)) die("--seed is for --calib self");
+    if (o->seed && o->calibration && calibration_file(o) == o->calibration)
+        die("--seed is for --calib self");
     if (plain && o->refit) die("--refit needs a calibration text: a weighted method");
     if (o->refit && o->trawl) die("--refit or --trawl, not both");
     if (plain && o->no_pivot) die("--no-pivot is for the weighted methods");
@@ -273,13 +281,6 @@ static void bad_file(const char *path, const char *what, const char *flag) {
     char message[512];
     snprintf(message, sizeof message, "%.300s: %s (choose another %s)", path, what, flag);
     die(message);
-}
-
-// The file of a calibration, NULL where the model alone writes the text.
-static const char *calibration_file(const Options *o) {
-    const char *c = o->calibration;
-    if (strcmp(c, "self") == 0) return NULL;
-    return strncmp(c, "self,", 5) == 0 ? c + 5 : c;
 }
 
 // Whether writing `out` meets `path`: by its own name, or by those it has before it is whole.

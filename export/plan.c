@@ -186,12 +186,15 @@ size_t item_bytes(const Item *i) {
     return i->n_dims == 1 ? row : (size_t)i->rows * row;
 }
 
-// The type a matrix is stored in where `wanted` was asked: F16 when its rows are no whole blocks.
+int type_for_rows(int wanted, int64_t cols) { return cols % type_info(wanted)->block ? T_F16 : wanted; }
+
+// That, and a note where it is another.
 static int fitting(Plan *p, int wanted, int64_t cols) {
-    if (cols % type_info(wanted)->block == 0) return wanted;
-    note(p, "rows of %lld numbers are no whole blocks of %s: such tensors are stored as f16",
-         (long long)cols, type_info(wanted)->name);
-    return T_F16;
+    const int type = type_for_rows(wanted, cols);
+    if (type != wanted)
+        note(p, "rows of %lld numbers are no whole blocks of %s: such tensors are stored as f16",
+             (long long)cols, type_info(wanted)->name);
+    return type;
 }
 
 static int add_item(Plan *p, Item i, Err *e) {
@@ -460,7 +463,7 @@ static int plain_ranks(Plan *p, Err *e) {
 // `--size` is spent on what may be factored once it is known what all else takes: as far as it goes, before.
 static int weighted_ranks(Plan *p, Err *e) {
     Budget b = {p->o.keep, p->o.size, p->rest, p->o.loss, p->o.rank[EMBD]};
-    Spent spent;
+    RankTotal spent;
     if (b.size > 0 && !b.rest) b.size = 1e18;
     if (compression_ranks(p->weighted, b, p->layer, &spent, e)) return -1;
     p->predicted = spent.loss, p->spent = spent.cost;

@@ -93,6 +93,8 @@ bool ffn_open(const Options *o);               // ranks of the feed-forward are 
 // that a file shrinks with its ranks. Q8_0 for a quantised type that is not native, and for weighted
 // factors of 4-bit matrices: they multiply each other's rounding errors, and 4 bits ruin them.
 int factor_type(const Options *o, int type);
+// The type a matrix is stored in where `wanted` was asked: F16 when its rows are no whole blocks.
+int type_for_rows(int wanted, int64_t cols);
 // The scheme of a layer as it is stored: "qkv+o"; "" for a dense one.
 void scheme_text(const LayerPlan *l, char text[8]);
 
