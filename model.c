@@ -27,13 +27,17 @@ static void fill_angles(float *angles, const Model *m, int64_t positions) {
 }
 
 // Rotates every head of x (n, heads, hd) to its token's position: each pair (a, b) becomes
-// (a cos - b sin, a sin + b cos).
-static void rotate(const Session *s, float *x, int64_t n, int64_t heads) {
+// (a cos - b sin, a sin + b cos). A thread has some of the tokens.
+typedef struct { const Session *s; float *x; int64_t heads; } Rotation;
+static void rotate_tokens(void *ctx, int64_t begin, int64_t end, int thread) {
+    const Rotation *r = ctx;
+    const Session *s = r->s;
     const Config *c = &s->model->config;
     int64_t pairs = c->rope_dims / 2, next = c->rope_half ? pairs : 1, step = c->rope_half ? 1 : 2;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t h = 0; h < heads; h++) {
-            float *p = x + (i * heads + h) * c->hd;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        for (int64_t h = 0; h < r->heads; h++) {
+            float *p = r->x + (i * r->heads + h) * c->hd;
             const float *angle = s->angles + s->at[i] * c->rope_dims;
             for (int64_t j = 0; j < pairs; j++, p += step, angle += 2) {
                 float a = p[0], b = p[next];
@@ -42,12 +46,8 @@ static void rotate(const Session *s, float *x, int64_t n, int64_t heads) {
             }
         }
 }
-
-// y (n, d): each row of x (n, d), normed. y may be x.
-static void norm_rows(float *y, const float *x, Norm w, int64_t n, int64_t d, float eps) {
-    for (int64_t i = 0; i < n; i++)
-        if (w.b) layernorm(y + i * d, x + i * d, w.w, w.b, d, eps);
-        else rmsnorm(y + i * d, x + i * d, w.w, d, eps);
+static void rotate(const Session *s, float *x, int64_t n, int64_t heads) {
+    parallel_for(n, 16, rotate_tokens, &(Rotation){s, x, heads});          // 16 tokens at least a thread
 }
 
 // y (n, d) += bias (d), or nothing where bias is NULL.

@@ -45,11 +45,7 @@ typedef struct {
 } LaserMat;
 
 typedef struct {
-    const float *w, *b;        // (d), or (hd) where it norms single heads; b = NULL: RMSNorm
-} Norm;
-
-typedef struct {
-    Norm attn_norm;            // (d) of attention
+    Norm attn_norm;            // (d) of attention; Norm: weights and bias (core/kernels.h)
     Attention attn;            // W_Q (h*hd, d)  W_K, W_V (n_kv*hd, d)  W_O (d, h*hd), or their factors
     Norm q_norm, k_norm;       // (hd) with qk_norm
     Norm ffn_norm;             // (d) of the feed-forward; none where parallel

@@ -344,7 +344,8 @@ int64_t dense_params(const AttnShape *s, int set) {
 //
 // Of core/kernels.h: matmul(scratch, x, n, list, count) takes n rows x to W x for every Linear {W, where
 // W x goes} of a list; matmul_t(scratch, x, n, W, y) to y = W^T x; matmul_t_block does so inside one thread
-// and adds to y. Of core/attend.h: attend computes line 3 over a Cache, as an Attend describes it.
+// and adds to y; take_columns and put_columns read and write some columns of x. Of core/attend.h: attend
+// computes line 3 over a Cache, as an Attend describes it.
 // ==================================================================================================
 
 // ---- the definition -----------------------------------------------------------------------------
@@ -450,23 +451,17 @@ static void unmix_kinds(const Group *g, const AttnShape *s, const float *o, int6
 // z (n, r_embd) = U_embd^T x of a pivoted group: x_p + X x_r, of x (n, d).
 static void pivoted_in(const Group *g, AttentionWork *w, const float *x, int64_t n, int64_t d,
                        float *z) {
-    int64_t r = g->r_embd;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d - r; j++) w->rest[i * (d - r) + j] = x[i * d + g->rest[j]];
+    take_columns(x, n, d, g->rest, d - g->r_embd, false, w->rest);                  // x_r
     matmul(&w->scratch, w->rest, n, &(Linear){&g->embd, z}, 1);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < r; j++) z[i * r + j] += x[i * d + g->pivot[j]];
+    take_columns(x, n, d, g->pivot, g->r_embd, true, z);                            // + x_p
 }
 
 // y (n, d) = U_embd t of a pivoted "o": y_p = t, y_r = X t, of t (n, r_embd).
 static void pivoted_out(const Group *g, AttentionWork *w, const float *t, int64_t n, int64_t d,
                         float *y) {
-    int64_t r = g->r_embd;
     matmul(&w->scratch, t, n, &(Linear){&g->embd, w->rest}, 1);
-    for (int64_t i = 0; i < n; i++) {
-        for (int64_t j = 0; j < r; j++) y[i * d + g->pivot[j]] = t[i * r + j];
-        for (int64_t j = 0; j < d - r; j++) y[i * d + g->rest[j]] = w->rest[i * (d - r) + j];
-    }
+    put_columns(t, n, g->r_embd, g->pivot, d, y);
+    put_columns(w->rest, n, d - g->r_embd, g->rest, d, y);
 }
 
 int attention_expand(Attention *a, float **owned, Err *e) {

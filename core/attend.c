@@ -169,11 +169,25 @@ static void store_part(Cache *c, int part, int64_t pos, int64_t n, const float *
         }
 }
 
+// A tile of positions at a time: no two threads write to one.
+typedef struct { Cache *c; int64_t pos, n, k_row; const float *k, *v, *z; } StoreJob;
+
+static void store_tiles(void *ctx, int64_t begin, int64_t end, int thread) {
+    const StoreJob *j = ctx;
+    Cache *c = j->c;
+    const int64_t first = j->pos / KEY_TILE, pos = most(j->pos, (first + begin) * KEY_TILE);
+    const int64_t n = least(j->pos + j->n, (first + end) * KEY_TILE) - pos, at = pos - j->pos;
+    (void)thread;
+    store_keys(c, pos, n, j->k + at * c->n_kv * j->k_row, j->k_row);
+    store_part(c, VALUES, pos, n, j->v + at * (c->latent ? 1 : c->n_kv) * c->v_width);
+    if (!c->shared && c->z_width) store_part(c, LATENTS, pos, n, j->z + at * c->z_width);
+}
+
 void cache_store(Cache *c, int64_t pos, int64_t n, const float *k, int64_t k_row, const float *v,
                  const float *z) {
-    store_keys(c, pos, n, k, k_row);
-    store_part(c, VALUES, pos, n, v);
-    if (!c->shared) store_part(c, LATENTS, pos, n, z);
+    enum { TILES = 2 };                        // at least, of a thread
+    const int64_t tiles = (pos + n + KEY_TILE - 1) / KEY_TILE - pos / KEY_TILE;
+    parallel_for(tiles, TILES, store_tiles, &(StoreJob){c, pos, n, k_row, k, v, z});
 }
 
 // ---- scratch ------------------------------------------------------------------------------------

@@ -244,12 +244,12 @@ static void parallel_sweep(int64_t n, int64_t grain, const Ahead *ahead,
                            void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
     if (n <= 0) return;
 #ifdef THREADS
-    enum { PARTS = 4 };             // of a range, so that a slow core holds nobody up
-    const int64_t most = n / (grain > 0 ? grain : 1);
+    // Parts of a range: so that a slow core holds nobody up; of a sweep that waits for memory, long reads.
+    const int64_t most = n / (grain > 0 ? grain : 1), each = ahead ? 4 : 16;
     const int of = most < threads_get() ? (int)most : threads_get();
     // The pool serves one caller at a time: a call from inside a part runs where it is.
     if (of > 1 && !__atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
-        const int64_t share = (n + of - 1) / of, parts = most / of < PARTS ? most / of : PARTS;
+        const int64_t share = (n + of - 1) / of, parts = most / of < each ? most / of : each;
         run_parts(n, share, (share + parts - 1) / parts, of, ahead, fn, ctx);
         __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
         fetch_ahead(ahead, 0, NULL);
@@ -590,6 +590,43 @@ static void add_part(void *ctx, int64_t begin, int64_t end, int thread) {
 
 void add(float *y, const float *x, int64_t n) {
     parallel_for(n, ROWS_GRAIN, add_part, &(ActivateJob){.x = y, .up = x});
+}
+
+// Rows of a batch, each by itself: a part has ROWS_GRAIN numbers at least.
+static int64_t rows_grain(int64_t d) { return ROWS_GRAIN / (d + 1) + 1; }
+
+typedef struct { float *y; const float *x; Norm w; int64_t d; float eps; } NormJob;
+
+static void norm_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const NormJob *j = ctx;
+    (void)thread;
+    for (int64_t i = begin * j->d; i < end * j->d; i += j->d)
+        if (j->w.b) layernorm(j->y + i, j->x + i, j->w.w, j->w.b, j->d, j->eps);
+        else rmsnorm(j->y + i, j->x + i, j->w.w, j->d, j->eps);
+}
+
+void norm_rows(float *y, const float *x, Norm w, int64_t n, int64_t d, float eps) {
+    parallel_for(n, rows_grain(d), norm_part, &(NormJob){y, x, w, d, eps});
+}
+
+typedef struct { float *x, *y; const int32_t *at; int64_t d, k; bool put, sum; } PickJob;
+
+static void pick_part(void *ctx, int64_t begin, int64_t end, int thread) {
+    const PickJob *j = ctx;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++) {
+        float *x = j->x + i * j->d, *y = j->y + i * j->k;
+        if (j->put) for (int64_t c = 0; c < j->k; c++) x[j->at[c]] = y[c];
+        else if (j->sum) for (int64_t c = 0; c < j->k; c++) y[c] += x[j->at[c]];
+        else for (int64_t c = 0; c < j->k; c++) y[c] = x[j->at[c]];
+    }
+}
+
+void take_columns(const float *x, int64_t n, int64_t d, const int32_t *at, int64_t k, bool sum, float *y) {
+    parallel_for(n, rows_grain(k), pick_part, &(PickJob){(float *)(uintptr_t)x, y, at, d, k, false, sum});
+}
+void put_columns(const float *y, int64_t n, int64_t k, const int32_t *at, int64_t d, float *x) {
+    parallel_for(n, rows_grain(k), pick_part, &(PickJob){x, (float *)(uintptr_t)y, at, d, k, true, false});
 }
 
 void f16_row_to_f32(const uint16_t *src, float *dst, int64_t n) {

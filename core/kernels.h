@@ -47,6 +47,12 @@ void add(float *y, const float *x, int64_t n);                     // y += x
 void rmsnorm(float *y, const float *x, const float *w, int64_t n, float eps); // y may be x
 // y = (x - mean) / sqrt(variance + eps) * w + b; y may be x
 void layernorm(float *y, const float *x, const float *w, const float *b, int64_t n, float eps);
+// Every row of x (n, d), on all threads; y may be x
+typedef struct { const float *w, *b; } Norm;                       // (d) b NULL: rmsnorm, else layernorm
+void norm_rows(float *y, const float *x, Norm w, int64_t n, int64_t d, float eps);
+// The columns at[0 .. k) of x (n, d): y (n, k) is them, or, with `sum`, += them. And back: they become y.
+void take_columns(const float *x, int64_t n, int64_t d, const int32_t *at, int64_t k, bool sum, float *y);
+void put_columns(const float *y, int64_t n, int64_t k, const int32_t *at, int64_t d, float *x);
 void softmax(float *x, int64_t n);                                 // in place, n >= 1
 void swiglu(float *gate, const float *up, int64_t n);              // gate = gate sigmoid(gate) up
 // In place. silu: x sigmoid(x). gelu: x P(a standard normal number is below x), exactly or by its usual

@@ -117,13 +117,9 @@ typedef struct {
     float *y;                    // (n, d) out: normed x; back: the gradient at it, then at x
 } NormJob;
 
-static void norm_part(void *ctx, int64_t begin, int64_t end, int thread) {
-    const NormJob *j = ctx;
+static void norm_forward(const NormJob *j, int64_t n) {
     const Config *c = &j->g->model->config;
-    (void)thread;
-    for (int64_t i = begin * c->d; i < end * c->d; i += c->d)
-        if (j->norm.b) layernorm(j->y + i, j->x + i, j->norm.w, j->norm.b, c->d, c->norm_eps);
-        else rmsnorm(j->y + i, j->x + i, j->norm.w, c->d, c->norm_eps);
+    norm_rows(j->y, j->x, j->norm, n, c->d, c->norm_eps);
 }
 
 static void norm_back_part(void *ctx, int64_t begin, int64_t end, int thread) {
@@ -211,7 +207,7 @@ static double output_back(Gradient *g, const int *ids, int64_t n) {
     for (int64_t at = 0; at < n - 1 && !interrupted; at += g->rows) {
         const int64_t rows = n - 1 - at < g->rows ? n - 1 - at : g->rows;
         NormJob norm = {g, g->s.x + at * d, m->output_norm, NULL, g->x};
-        parallel_for(rows, 16, norm_part, &norm);
+        norm_forward(&norm, rows);
         matmul(&g->s.work.scratch, g->x, rows, &(Linear){&m->output, g->logits}, 1);
         parallel_for(rows, 1, loss_part, &(LossJob){g, ids + at + 1, g->loss + at});
         norm.y = g->g[0] + at * d;
@@ -232,7 +228,7 @@ static void ffn_back(Gradient *g, int64_t l, int64_t n) {
     Scratch *s = &g->s.work.scratch;
     NormJob norm = {g, c->parallel ? kept->x_attn : kept->x_ffn,
                     c->parallel ? w->attn_norm : w->ffn_norm, g->g[0], g->ffn};
-    parallel_for(n, 16, norm_part, &norm);
+    norm_forward(&norm, n);
     matmul_t(s, g->g[0], n, &w->down.w, g->gh);                              // gh = W_down^T g
     parallel_for(n, 4, c->gated ? swiglu_back_part : activate_back_part, &(FeedJob){g, kept});
     matmul_t(s, g->g_up, n, &w->up.w, g->g[1]);
@@ -349,7 +345,7 @@ static void attention_back(Gradient *g, int64_t l, int64_t n, float *room) {
     const Cache *cache = &g->s.cache[l];
     Scratch *s = &g->s.work.scratch;
     NormJob norm = {g, g->kept[l].x_attn, w->attn_norm, attention_g(g), g->x};
-    parallel_for(n, 16, norm_part, &norm);
+    norm_forward(&norm, n);
     if (c->qk_norm) attention_qkv(&w->attn, &g->s.work, cache, g->x, n, g->s.q, g->s.k, g->s.v);
     for (int64_t i = 0; i < c->n_kv; i++)
         for (int64_t t = 0; t < n; t++) cache_keys(cache, i, t, 1, g->k + (t * c->n_kv + i) * c->hd);

@@ -612,6 +612,47 @@ static int layernorms(void) {
     return PASS;
 }
 
+// Rows of a batch against one by one: as many as make parts for several threads, and too few for it.
+static int batches(void) {
+    const int64_t sizes[][3] = {{1, 5, 2}, {3, 64, 64}, {70, 577, 100}, {131, 1024, 1}};    // n, d, columns
+    const int before = threads_get();
+    for (int threads = 1; threads <= 5; threads += 2)
+        for (size_t i = 0; i < COUNT(sizes); i++) {
+            const int64_t n = sizes[i][0], d = sizes[i][1], k = sizes[i][2];
+            float *x = floats(n * d), *w = floats(d), *b = floats(d), *y = floats(n * d), *row = floats(d);
+            float *taken = floats(n * k);
+            int32_t *at = guarded((size_t)k * sizeof *at, 0);
+            threads_set(threads);
+            fill(x, n * d);
+            fill(w, d);
+            fill(b, d);
+            for (int64_t c = 0; c < k; c++) at[c] = (int32_t)((c + 1) * d / k - 1);
+            for (int bias = 0; bias < 2; bias++) {
+                norm_rows(y, x, (Norm){w, bias ? b : NULL}, n, d, 1e-5f);
+                for (int64_t r = 0; r < n; r++) {
+                    if (bias) layernorm(row, x + r * d, w, b, d, 1e-5f);
+                    else rmsnorm(row, x + r * d, w, d, 1e-5f);
+                    if (same_bits("norms", y + r * d, row, d) != PASS) return FAIL;
+                }
+            }
+            norm_rows(x, x, (Norm){w, b}, n, d, 1e-5f);
+            if (same_bits("norms in place", x, y, n * d) != PASS) return FAIL;
+            take_columns(x, n, d, at, k, false, taken);
+            take_columns(x, n, d, at, k, true, taken);
+            put_columns(taken, n, k, at, d, y);
+            for (int64_t r = 0; r < n; r++)
+                for (int64_t c = 0, next = 0; c < d; c++) {
+                    const bool chosen = next < k && at[next] == c;
+                    next += chosen;
+                    CHECK(y[r * d + c] == (chosen ? 2 : 1) * x[r * d + c], "row %lld, column %lld: %g of %g",
+                          (long long)r, (long long)c, y[r * d + c], x[r * d + c]);
+                }
+            free_all();
+        }
+    threads_set(before);
+    return PASS;
+}
+
 static int half_floats(void) {
     enum { ALL = 65536 };
     uint16_t *h = guarded(ALL * sizeof *h, 0), *back = guarded(ALL * sizeof *back, 0);
@@ -917,7 +958,7 @@ static const Test tests[] = {
     {"matmul_t_values", matmul_t_values}, {"matmul_t_bits", matmul_t_bits},
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
     {"swiglu_values", swiglu_values}, {"activations", activations}, {"layernorms", layernorms},
-    {"half_floats", half_floats},
+    {"batches of rows", batches}, {"half_floats", half_floats},
     {"dgemm_values", dgemm_values}, {"products", products}, {"products_wide", products_wide}, {"step_products", step_products}, {"parallel_parts", parallel_parts},
     {"selection", selection}, {"machine", machine},
 };
