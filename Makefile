@@ -77,7 +77,7 @@ fuzzers: $(patsubst tests/%.c,$(BUILD)/%,$(FUZZ))
 test: all $(TEST_BIN)
 	@tests/run.sh $(TEST_BIN) $(SCRIPTS)
 # The tests again under each compiler with AddressSanitizer and UndefinedBehaviorSanitizer.
-SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE = -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CHECK    ?= gcc clang
 check:
 	@for cc in $(CHECK); do command -v $$cc >/dev/null || { echo "no $$cc here"; continue; }; \

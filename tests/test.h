@@ -17,6 +17,19 @@
 enum { PASS, FAIL, SKIP };
 typedef struct { const char *name; int (*run)(void); } Test;
 
+// Whether this is built with an AddressSanitizer: some things then take forty times as long, and what is
+// repeated for thoroughness is so less often.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 #define CHECK(ok, ...) do { if (!(ok)) { \
         printf("  %s:%d: %s: ", __FILE__, __LINE__, #ok); printf(__VA_ARGS__); printf("\n"); \

@@ -285,17 +285,7 @@ static int every_call(const Scenario *all, int n, Plan p, const char *what, cons
 
 // How thorough: FAULTS=100000 in the environment tries every call of every run. A process takes long to end
 // under the sanitizers, which look for leaks then.
-#if defined(__SANITIZE_ADDRESS__)
-enum { MOST = 25 };
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-enum { MOST = 25 };
-#else
-enum { MOST = 200 };
-#endif
-#else
-enum { MOST = 200 };
-#endif
+enum { MOST = SANITIZED ? 25 : 200 };
 static long most_calls(void) {
     const char *text = getenv("FAULTS");
     return text && atol(text) > 6 ? atol(text) : MOST;
