@@ -60,17 +60,17 @@ static void observe(const Session *s, int64_t layer, Seen at, int64_t n) {
 }
 
 // y (n, rows) = W x + b for each of the matrices: one matmul over all that read x (W, or A of a factored
-// one), then B (A x). A Linear (core/kernels.h) is a matrix and where its product goes.
+// one), then B (A x). A Linear (core/kernels.h) is a matrix, what it reads, and where the product goes.
 typedef struct { const LaserMat *m; float *y; } Feed;
 static void feed(Session *s, const float *x, int64_t n, const Feed *out, int count) {
     Linear sweep[2] = {{0}};
     for (int i = 0; i < count; i++)
-        sweep[i] = out[i].m->a.rows ? (Linear){&out[i].m->a, s->low[i]}
-                                    : (Linear){&out[i].m->w, out[i].y};
-    matmul(&s->work.scratch, x, n, sweep, count);
+        sweep[i] = out[i].m->a.rows ? (Linear){&out[i].m->a, x, s->low[i]}
+                                    : (Linear){&out[i].m->w, x, out[i].y};
+    matmul(&s->work.scratch, n, sweep, count);
     for (int i = 0; i < count; i++) {
         if (out[i].m->a.rows)
-            matmul(&s->work.scratch, s->low[i], n, &(Linear){&out[i].m->w, out[i].y}, 1);
+            matmul(&s->work.scratch, n, &(Linear){&out[i].m->w, s->low[i], out[i].y}, 1);
         add_bias(out[i].y, out[i].m->bias, n, out[i].m->w.rows);
     }
 }
@@ -209,7 +209,7 @@ float *logits(Session *s, int64_t first, int64_t count) {
         x = s->y;
     }
     norm_rows(s->xn, x, m->output_norm, count, c->d, c->norm_eps);
-    matmul(&s->work.scratch, s->xn, count, &(Linear){&m->output, s->out}, 1);
+    matmul(&s->work.scratch, count, &(Linear){&m->output, s->xn, s->out}, 1);
     add_bias(s->out, m->output_bias, count, c->vocab);
     return s->out;
 }

@@ -86,7 +86,7 @@ typedef struct {
 
 // When an observer is called, and what stands in the session's buffers then. For programs that study a
 // model; a run has none.
-//   SEEN_ATTENTION  of layer l: x its input, xn normed, q and k with positions, v, o before W_O
+//   SEEN_ATTENTION  of layer l: x its input, xn what attention reads, q and k with positions, v, o before W_O
 //   SEEN_FFN        of layer l: x after attention, xn normed, gate = W_gate xn and up = W_up xn, or, not
 //                   gated, gate = W_up xn
 //   SEEN_END        x after the last layer (l = n_layers)
@@ -107,8 +107,8 @@ struct Session {
     int64_t *at;               // (batch) the position of each token
     float *angles;             // (T, rope_dims / 2, 2) cos, sin
     float *x, *xn, *y;         // (batch, d) residual stream, what a sublayer reads, its output
-    float *q, *o;              // (batch, h*hd) queries, heads' outputs; on factors rows may be narrower, and
-    float *k, *v;              // (batch, n_kv*hd) keys, values left out where latents are cached (tucker.h)
+    float *q, *o;              // (batch, h*hd) queries, heads' outputs; narrower where U_head cancels
+    float *k, *v;              // (batch, n_kv*hd) keys, values; likewise; not made where latents do
     float *gate, *up;          // (batch, f)
     float *low[2];             // (batch, widest r) A x of factored gate and up, or of down
     float *out;                // (max_logits, V) logits
@@ -139,7 +139,7 @@ int encode(Session *s, const int *ids, int64_t n, Err *e);
 // token that follows; of encoders: of the one at that place. count <= max_logits; only where model_predicts.
 float *logits(Session *s, int64_t first, int64_t count);
 
-// forward and encode are embed_tokens, layer_forward for every layer, pos += n. Neither checks ids or sizes.
+// forward and encode are embed_tokens, layer_forward for every layer, pos += n. These two check nothing.
 // x (n, d): the embedding of the tokens, with learned positions, types and its norm where there are any.
 void embed_tokens(const Strand *strands, int64_t count, const int *ids);
 // One layer: adds its attention and its feed-forward to x and fills the caches from pos on, which stays.

@@ -96,7 +96,7 @@ static double *new_tensor(const int64_t n[4], Err *e) {
 
 // Seen from one mode, a tensor is `left` matrices T_l (n[mode], right), one after the other: left is the
 // product of all sizes before the mode, right of all after it. Then out_l = U T_l. Where these are tiny
-// (a few kinds by a few heads) each T_l is a row of one matrix, and the rows meet U with an I in each entry:
+// (a few kinds by a few heads) each T_l is one row, and all rows meet the Kronecker product of U and I:
 //     out (left, rows * right) = T (left, n[mode] * right) (U (x) I_right)^T
 void mode_product(const double *t, const int64_t n[4], int mode, const double *u, int64_t rows,
                   bool transposed, double *out) {
@@ -154,8 +154,8 @@ static int leading_vectors(const double *t, const int64_t n[4], int mode, int64_
     return status;
 }
 
-// W x_mode U_mode^T for the factors of the modes first .. 3 but that of mode `skip`. W has the sizes `size`,
-// the result's afterwards; that is w itself or stands in one of the two buffers, which alternate.
+// W x_mode U_mode^T for the factors of the modes first .. 3 but that of mode `skip`. `size` has the sizes of
+// W, afterwards the result's. The result is w itself or stands in one of the two buffers, which alternate.
 static const double *contract(const double *w, const Tucker *t, int first, int skip, double *const buffer[2],
                               int64_t size[4]) {
     int turn = 0;
@@ -342,10 +342,10 @@ int64_t dense_params(const AttnShape *s, int set) {
 // U_head is applied, moved to the other side of the dot product, or left out: head_used, _moves, _cancels.
 // From a cache of z, M is applied to the query or to z: absorb_or_rebuild. doc/MATH.md, 4 to 6, has all this.
 //
-// Of core/kernels.h: matmul(scratch, x, n, list, count) takes n rows x to W x for every Linear {W, where
-// W x goes} of a list; matmul_t(scratch, x, n, W, y) to y = W^T x; matmul_t_block does so inside one thread
-// and adds to y; take_columns and put_columns read and write some columns of x. Of core/attend.h: attend
-// computes line 3 over a Cache, as an Attend describes it.
+// Of core/kernels.h: matmul(scratch, n, list, count) computes W x of n rows x for every Linear {W, x, where
+// W x goes} of a list, in one sweep over their weights; matmul_t(scratch, x, n, W, y) is y = W^T x;
+// matmul_t_block computes it inside one thread and adds to y; take_columns and put_columns read and write
+// some columns of x. Of core/attend.h: attend computes line 3 over a Cache, as an Attend describes it.
 // ==================================================================================================
 
 // ---- the definition -----------------------------------------------------------------------------
@@ -396,7 +396,7 @@ static const Group *group_of(const Attention *a, int p) {
 }
 
 // Whether U_head of K is applied to the queries, q . (U_head M z) = (U_head^T q) . (M z): where nothing of a
-// head is rotated; and if K is latent, which it is only in its numbers that are not.
+// head is rotated; and where K is latent, for only what is not rotated is made from latents.
 static bool head_moves(const Attention *a, bool latent_k) {
     const Group *g = group_of(a, P_K);
     return g && g->head.rows && (latent_k || a->pass == a->shape.hd);
@@ -448,18 +448,10 @@ static void unmix_kinds(const Group *g, const AttnShape *s, const float *o, int6
         }
 }
 
-// z (n, r_embd) = U_embd^T x of a pivoted group: x_p + X x_r, of x (n, d).
-static void pivoted_in(const Group *g, AttentionWork *w, const float *x, int64_t n, int64_t d,
-                       float *z) {
-    take_columns(x, n, d, g->rest, d - g->r_embd, false, w->rest);                  // x_r
-    matmul(&w->scratch, w->rest, n, &(Linear){&g->embd, z}, 1);
-    take_columns(x, n, d, g->pivot, g->r_embd, true, z);                            // + x_p
-}
-
 // y (n, d) = U_embd t of a pivoted "o": y_p = t, y_r = X t, of t (n, r_embd).
 static void pivoted_out(const Group *g, AttentionWork *w, const float *t, int64_t n, int64_t d,
                         float *y) {
-    matmul(&w->scratch, t, n, &(Linear){&g->embd, w->rest}, 1);
+    matmul(&w->scratch, n, &(Linear){&g->embd, t, w->rest}, 1);
     put_columns(t, n, g->r_embd, g->pivot, d, y);
     put_columns(w->rest, n, d - g->r_embd, g->rest, d, y);
 }
@@ -517,46 +509,54 @@ void attention_qkv(const Attention *a, AttentionWork *w, const Cache *c, const f
     float *y[3] = {q, k, v};
     int wanted = HAS_Q | (c->z_width && !c->k_width ? 0 : HAS_K) | (c->latent ? 0 : HAS_V);
 
-    // z (n, r_embd) = U_embd^T x for each group, and y = W x for what is dense: one sweep. A pivoted
-    // group multiplies another x, without the pivots, by itself.
+    // z (n, r_embd) = U_embd^T x of each group, if it is pivoted x_p + X x_r, and y = W x of what is dense:
+    // one sweep.
     Linear sweep[4];
     int count = 0;
-    for (int i = 0; i < a->n_groups; i++)
-        if (a->groups[i].set & (HAS_Q | HAS_K | HAS_V)) {
-            if (a->groups[i].pivot) pivoted_in(&a->groups[i], w, x, n, s->d, w->z[i]);
-            else sweep[count++] = (Linear){&a->groups[i].embd, w->z[i]};
-        }
-    for (int p = P_Q; p <= P_V; p++)
-        if (a->group_of[p] < 0) sweep[count++] = (Linear){&a->w[p], y[p]};
-    matmul(&w->scratch, x, n, sweep, count);
-
+    float *x_r = w->rest;
     for (int i = 0; i < a->n_groups; i++) {
         const Group *g = &a->groups[i];
-        int set = g->set & wanted;
-        if (!set) continue;
+        if (g->set == HAS_O) continue;
+        sweep[count++] = (Linear){&g->embd, g->pivot ? x_r : x, w->z[i]};
+        if (!g->pivot) continue;
+        take_columns(x, n, s->d, g->rest, s->d - g->r_embd, false, x_r);
+        x_r += n * (s->d - g->r_embd);
+    }
+    for (int p = P_Q; p <= P_V; p++)
+        if (a->group_of[p] < 0) sweep[count++] = (Linear){&a->w[p], x, y[p]};
+    matmul(&w->scratch, n, sweep, count);
+    for (int i = 0; i < a->n_groups; i++) {
+        const Group *g = &a->groups[i];
+        if (g->pivot && g->set != HAS_O) take_columns(x, n, s->d, g->pivot, g->r_embd, true, w->z[i]);
+    }
 
-        // mz (n, heads, r_head) = M z of every head of the group: one sweep over its cores. It goes to q, k,
-        // v themselves, or, where U_head is still to come, to w->heads, one after the other.
-        float *mz[3], *next = w->heads;
-        for (int p = P_Q; p <= P_V; p++) {
-            mz[p] = head_used(a, p) ? next : y[p];
-            if (mz[p] != y[p] && set & 1 << p) next += n * heads_of(s, p) * g->r_head;
+    // mz (n, heads, r_head) = M z of every head: one sweep over all cores. It goes to q, k, v themselves, or,
+    // where U_head is still to come, to w->heads, one after the other. Of a mixed core t_r = G_r z is made.
+    float *mz[3] = {q, k, v}, *next = w->heads, *t[4], *next_t = w->slices;
+    count = 0;
+    for (int i = 0; i < a->n_groups; i++) {
+        const Group *g = &a->groups[i];
+        if (!g->kind.rows || !(g->set & wanted)) continue;
+        sweep[count++] = (Linear){&g->core, w->z[i], t[i] = next_t};
+        next_t += n * g->r_kind * s->n_kv * g->r_head;
+    }
+    for (int p = P_Q; p <= P_V; p++) {
+        const Group *g = group_of(a, p);
+        if (!g || !(wanted & 1 << p)) continue;
+        if (head_used(a, p)) {
+            mz[p] = next;
+            next += n * heads_of(s, p) * g->r_head;
         }
-        if (g->kind.rows) {
-            matmul(&w->scratch, w->z[i], n, &(Linear){&g->core, w->slices}, 1);   // t_r = G_r z
-            for (int p = P_Q; p <= P_V; p++)
-                if (set & 1 << p) mix_kinds(g, s, p, w->slices, n, mz[p]);        // sum_r U_kind t_r
-        } else {
-            count = 0;
-            for (int p = P_Q; p <= P_V; p++)
-                if (set & 1 << p) sweep[count++] = (Linear){&a->w[p], mz[p]};
-            matmul(&w->scratch, w->z[i], n, sweep, count);
-        }
+        if (!g->kind.rows) sweep[count++] = (Linear){&a->w[p], w->z[a->group_of[p]], mz[p]};
+    }
+    matmul(&w->scratch, n, sweep, count);
 
-        // y (n, heads, hd) = U_head mz: what is rotated is so after it.
-        for (int p = P_Q; p <= P_V; p++)
-            if (set & 1 << p && mz[p] != y[p])
-                matmul(&w->scratch, mz[p], n * heads_of(s, p), &(Linear){&g->head, y[p]}, 1);
+    // y (n, heads, hd) = U_head mz, of a mixed core mz = sum_r U_kind t_r. What is rotated is so after it.
+    for (int p = P_Q; p <= P_V; p++) {
+        const Group *g = group_of(a, p);
+        if (!g || !(wanted & 1 << p)) continue;
+        if (g->kind.rows) mix_kinds(g, s, p, t[a->group_of[p]], n, mz[p]);
+        if (mz[p] != y[p]) matmul(&w->scratch, n * heads_of(s, p), &(Linear){&g->head, mz[p], y[p]}, 1);
     }
     if (head_moves(a, false)) wanted &= ~HAS_K;                // k is r_head wide: no bias, as in tucker.h
     for (int p = P_Q; p <= P_V; p++)
@@ -587,7 +587,7 @@ static const float *move_head(const Attention *a, const float *q, int64_t n, flo
 }
 
 // How n queries use latents z of p, K or V; M makes `rows` numbers of a head from them. Multiply-adds for
-// each cached position:
+// each cached position, as if all queries were one task of core/attend.h:
 //     rebuild   k = M z (or v) for all KV heads, then dot products with it:  n_kv rows r_embd + n h rows
 //     absorb    z as it is, for M is applied to q before, or to the sum after:              n h r_embd
 // Few queries absorb, many rebuild.
@@ -619,7 +619,7 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
     if (c->latent) job.values = absorb_or_rebuild(a, P_V, gv->r_head, n);
     attend(&job, &w->attend);
 
-    if (widen) matmul(&w->scratch, w->heads, n * s->h, &(Linear){&gv->head, o}, 1);      // U_head o_i
+    if (widen) matmul(&w->scratch, n * s->h, &(Linear){&gv->head, w->heads, o}, 1);      // U_head o_i
     if (c->latent && a->bias[P_V])                 // weights sum to 1: the bias of v is one of o
         for (int64_t i = 0; i < n * s->h; i++)
             add(o + i * s->hd, a->bias[P_V] + i % s->h / (s->h / s->n_kv) * s->hd, s->hd);
@@ -629,7 +629,7 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
     const AttnShape *s = &a->shape;
     const Group *g = group_of(a, P_O);
     if (!g) {
-        matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], y}, 1);
+        matmul(&w->scratch, n, &(Linear){&a->w[P_O], o, y}, 1);
     } else {
         if (head_used(a, P_O)) {                                         // U_head^T o_i
             matmul_t(&w->scratch, o, n * s->h, &g->head, w->heads);
@@ -640,10 +640,10 @@ void attention_out(const Attention *a, AttentionWork *w, const float *o, int64_t
             unmix_kinds(g, s, o, n, w->slices);
             matmul_t(&w->scratch, w->slices, n, &g->core, sum);          // sum_r G_r^T t_r
         } else {
-            matmul(&w->scratch, o, n, &(Linear){&a->w[P_O], sum}, 1);    // sum_i M_i^O o_i
+            matmul(&w->scratch, n, &(Linear){&a->w[P_O], o, sum}, 1);    // sum_i M_i^O o_i
         }
         if (g->pivot) pivoted_out(g, w, sum, n, s->d, y);
-        else if (g->set == HAS_O) matmul(&w->scratch, sum, n, &(Linear){&g->embd, y}, 1);
+        else if (g->set == HAS_O) matmul(&w->scratch, n, &(Linear){&g->embd, sum, y}, 1);
         else matmul_t(&w->scratch, sum, n, &g->embd, y);                 // y = U_embd sum, stored transposed
     }
     add_bias(y, a->bias[P_O], n, s->d);
@@ -658,21 +658,28 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
     memset(w, 0, sizeof *w);
     w->n = n;
     // The largest of any layer: ranks (r_head where queries may move), latents of K, numbers of a token in
-    // heads or slices, inputs that are no pivots; columns that matmul meets.
+    // heads or slices, inputs that are no pivots; columns that a matmul meets, of all its inputs.
+    enum { ROOM = 64 };                                              // at most, to fill up an input's blocks
     int64_t r_embd = 1, r_head = 0, latent = 0, core = 1, rest = 0, cols = max_cols;
     AttnShape s = a->shape;
     for (int64_t l = 0; l < count; l++, a = (const Attention *)((const char *)a + stride)) {
+        int64_t slices = 0, its_rest = 0, z = 0;
         for (int i = 0; i < a->n_groups; i++) {
             const Group *g = &a->groups[i];
             r_embd = larger(r_embd, g->r_embd);
             if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
-            core = larger(core, g->r_head * larger(2 * s.n_kv + s.h, g->r_kind * s.n_kv));
+            core = larger(core, g->r_head * (2 * s.n_kv + s.h));
+            if (g->kind.rows) slices += g->r_head * g->r_kind * s.n_kv;
             if (g->head.rows && a->pass) r_head = larger(r_head, g->r_head);
-            if (g->pivot) rest = larger(rest, s.d - g->r_embd);
+            if (g->pivot) its_rest += s.d - g->r_embd;
+            z += g->r_embd;
         }
+        core = larger(core, slices);
+        rest = larger(rest, its_rest);
+        if (a->n_groups) cols = larger(cols, larger(s.d + its_rest, z) + a->n_groups * ROOM);
     }
     if (r_head) core = larger(core, s.h * (s.hd + r_head));          // queries, see move_head
-    cols = larger(larger(cols, core), larger(s.h * s.hd, larger(r_embd, rest)));
+    cols = larger(larger(cols, core), s.h * s.hd);
     for (int i = 0; i < 4; i++)
         if (!(w->z[i] = alloc((size_t)(n * r_embd), sizeof(float), "latents", e))) goto failed;
     if (!(w->heads = alloc((size_t)(n * core), sizeof(float), "cores' outputs", e)) ||

@@ -84,8 +84,8 @@ int64_t dense_params(const AttnShape *s, int set);
 // What the projections of one group share. Mats are borrowed, in any stored type. Columns of U_head are
 // orthonormal; nothing here needs that of U_embd and U_kind, so factors weighted by data run as well.
 //
-// Pivoted: L U_embd^T with the cores times L^-1 is the same layer. Some L makes an identity of r_embd
-// columns, the pivots, which are not stored; X is the other columns (doc/MATH.md, 7.4). With x_p (r_embd)
+// Pivoted: L^-1 U_embd^T with the cores times L is the same layer. L, r_embd columns of U_embd^T, the pivots,
+// makes these an identity, which is not stored; X is the other columns (doc/MATH.md, 7.4). With x_p (r_embd)
 // the pivots of x and x_r (d - r_embd) the rest, both in ascending order,
 //     q, k, v:  z = U_embd^T x = x_p + X x_r       "o" alone:  y = U_embd t is y_p = t, y_r = X t
 // A pivoted group has neither U_head nor U_kind, and not O beside others.
@@ -125,9 +125,9 @@ int attention_expand(Attention *a, float **owned, Err *e);
 typedef struct {
     int64_t n;
     float *z[4];                   // (n, r_embd) of each group: U_embd^T x; of O: sum_i M_i^O U_head^T o_i
-    float *heads;                  // (n, heads, r_head): M z of q, k, v; o before or after U_head^T
-    float *slices;                 // (n, r_kind, n_kv, r_head) of a mixed core; queries of move_head
-    float *rest;                   // (n, d - r_embd): x_r or y_r of a pivoted group
+    float *heads;                  // (n, heads, r_head): M z of q, k, v; o before U_head; U_head^T o
+    float *slices;                 // (n, r_kind, n_kv, r_head) of mixed cores; or move_head's queries
+    float *rest;                   // (n, d - r_embd) of each pivoted group: x_r; of O: y_r
     Scratch scratch;
     AttendScratch attend;
 } AttentionWork;
@@ -148,8 +148,7 @@ void attention_work_free(AttentionWork *w);
 // side, and a bias of k adds q . b to the scores of all positions alike, which the softmax forgets:
 //     q . (U_head M z + b) = (U_head^T q) . (M z) + q . b = (M^T U_head^T q) . z + q . b
 // A latent V is exact: attention weights sum to 1, so that its bias is added to their sum.
-//   auto    what costs least: bytes + madds / 4 (a core that streams 10 bytes from memory does about 30
-//           of attention's multiply-adds in the time, doc/SPEED.md)
+//   auto    K and V each as costs least, by bytes + madds / 4, which fits what was measured (doc/SPEED.md)
 //   latent  all that can be latent is; dense: nothing
 typedef enum { CACHE_AUTO, CACHE_DENSE, CACHE_LATENT } CacheForm;
 // The cache of that form for `capacity` positions, its sizes set, without memory (see cache_alloc).

@@ -45,8 +45,8 @@ typedef struct {
 typedef struct {
     const Cache *cache;
     int64_t n_heads, n, pos;  // queries are at positions pos .. pos + n - 1, already in the cache
-    int64_t window;           // a query sees this many positions, itself included; 0: all before it
-    bool all;                 // or, whatever the window: 0 .. pos + n - 1, also those behind it
+    int64_t window;           // a query sees this many positions, itself included; 0: all up to itself
+    bool all;                 // or, whatever the window: 0 .. pos + n - 1, later ones too
     float scale;              // of the scores, 1 / sqrt(hd) as a rule
     int64_t q_width;          // k_width, and where z_width > 0 also the numbers that M_g makes
     const float *q;           // (n, n_heads, q_width); head i reads KV head i / (n_heads / n_kv)

@@ -279,8 +279,8 @@ enum { ACT_BLOCK = 72, TURNED_BLOCK = 128, MOST_LANES = 16 };
 
 // Tokens in vectors, as turned activations count them; and how many have room.
 static int64_t whole_vectors(int64_t n) { return (n + MOST_LANES - 1) / MOST_LANES * MOST_LANES; }
-static int64_t scratch_tokens(const Scratch *s, int64_t cols) {
-    const int64_t blocks = (cols + 31) / 32 + 1;
+static int64_t room_blocks(int64_t cols) { return (cols + 31) / 32 + 1; }
+static int64_t scratch_tokens(const Scratch *s, int64_t blocks) {
     return (int64_t)s->size / (blocks * (ACT_BLOCK + TURNED_BLOCK)) / MOST_LANES * MOST_LANES;
 }
 
@@ -304,19 +304,19 @@ void scratch_free(Scratch *s) {
     *s = (Scratch){0};
 }
 
-static Act act_of(const Scratch *s, int64_t n, int64_t cols, bool sums) {
+static Act act_of(void *room, int64_t n, int64_t cols, bool sums) {
     const int64_t blocks = n * (cols / 32);
     Act a = {.sums = sums};
-    a.q = s->q;
+    a.q = room;
     a.d = (float *)(void *)(a.q + 64 * blocks);
     a.s = a.d + blocks;
     return a;
 }
 
-static RowAct row_act_of(const Scratch *s, int64_t cols) {
+static RowAct row_act_of(void *room, int64_t cols) {
     const int64_t all = (cols / 32 + ROW_BLOCKS - 1) / ROW_BLOCKS * ROW_BLOCKS * 32;
     RowAct a;
-    a.q = s->q;
+    a.q = room;
     a.l = a.q + all;
     a.bias = (int32_t *)(void *)(a.l + all);
     a.d = (float *)(void *)(a.bias + all / 8);
@@ -325,22 +325,33 @@ static RowAct row_act_of(const Scratch *s, int64_t cols) {
 }
 
 // The turned stand behind the quantised.
-static float *turned_act(const Scratch *s, int64_t n, int64_t cols) {
-    return (float *)(void *)((char *)s->q + whole_vectors(n) * ((cols + 31) / 32) * ACT_BLOCK);
+static float *turned_act(void *room, int64_t n, int64_t cols) {
+    return (float *)(void *)((char *)room + whole_vectors(n) * ((cols + 31) / 32) * ACT_BLOCK);
 }
 
-typedef struct { const float *x; int64_t n, cols; Act act; float *turned; } ActJob;
+// One x of a matmul, and what it is for weights of integers and of floats.
+typedef struct {
+    const float *x;
+    int64_t cols;
+    bool integers, floats, sums;
+    Act act;                 // of many tokens, or
+    RowAct row;              // of one
+    float *turned;
+} Input;
+typedef struct { const Input *in; int n_in; int64_t n; } ActJob;
 
 static void quantise_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const ActJob *j = ctx;
     (void)thread;
-    kernels()->quantise(j->x, begin, end, j->cols, &j->act);
+    for (const Input *in = j->in; in < j->in + j->n_in; in++)
+        if (in->integers) kernels()->quantise(in->x, begin, end, in->cols, &in->act);
 }
 
 static void turn_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const ActJob *j = ctx;
     (void)thread;
-    kernels()->turn_tokens(j->x, j->cols, j->n, begin, end, j->turned);
+    for (const Input *in = j->in; in < j->in + j->n_in; in++)
+        if (in->floats) kernels()->turn_tokens(in->x, in->cols, j->n, begin, end, in->turned);
 }
 
 // ---- matmul -------------------------------------------------------------------------------------
@@ -354,15 +365,14 @@ static int64_t stride_of(const Mat *w) {
     return (int64_t)bytes;
 }
 
+enum { MAX_OUT = 16, FEW = 8 };     // FEW tokens of float weights wait for memory: rows as they stand
+
 typedef struct {
-    const float *x;
     int64_t n;
-    const Linear *out;
-    int n_out;
-    bool alone, few;         // alone: what is quantised stands in row, else in act
-    Act act;
-    RowAct row;
-    const float *turned;
+    Linear out[MAX_OUT];
+    int n_out, n_in, of[MAX_OUT];    // of: which of the inputs an output has
+    bool alone, few;                 // alone: what is quantised stands in row, else in act
+    Input in[MAX_OUT];
 } MatmulJob;
 
 // The matrices stand one behind the other as one run of bytes; a thread takes the rows that begin
@@ -377,16 +387,17 @@ static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
     (void)thread;
     for (int i = 0; i < j->n_out; i++) {
         const Mat *w = j->out[i].w;
+        const Input *in = &j->in[j->of[i]];
         const int64_t stride = stride_of(w) + 1;    // + 1: no division by 0 for no columns
         const int64_t r0 = rows_before(w, stride, begin), r1 = rows_before(w, stride, end);
         if (r0 < r1 && integer_type(w->type) && j->alone)
-            kernels()->quant_row(w, r0, r1, &j->row, j->out[i].y);
+            kernels()->quant_row(w, r0, r1, &in->row, j->out[i].y);
         else if (r0 < r1 && integer_type(w->type))
-            kernels()->quant_rows(w, r0, r1, &j->act, j->n, j->out[i].y, w->rows);
+            kernels()->quant_rows(w, r0, r1, &in->act, j->n, j->out[i].y, w->rows);
         else if (r0 < r1 && float_type(w->type) && !j->few)
-            kernels()->turned_rows(w, r0, r1, j->turned, j->n, j->out[i].y, w->rows);
+            kernels()->turned_rows(w, r0, r1, in->turned, j->n, j->out[i].y, w->rows);
         else if (r0 < r1)
-            kernels()->dot_rows(w, r0, r1, j->x, j->n, j->out[i].y, w->rows);
+            kernels()->dot_rows(w, r0, r1, in->x, j->n, j->out[i].y, w->rows);
         begin -= w->rows * stride;
         end -= w->rows * stride;
     }
@@ -420,54 +431,78 @@ static const Ahead *sweep_order(const Linear *out, int n_out, Ahead *next) {
     return next;
 }
 
-enum { MAX_OUT = 16, FEW = 8 };     // FEW tokens of float weights wait for memory: rows as they stand
+// The inputs of a matmul, each once, with what its matrices ask of it; the bytes of all weights.
+static int64_t find_inputs(MatmulJob *j, bool turned) {
+    int64_t bytes = 0;
+    for (int i = 0; i < j->n_out; i++) {
+        const Linear *o = &j->out[i];
+        int k = 0;
+        while (k < j->n_in && (j->in[k].x != o->x || j->in[k].cols != o->w->cols)) k++;
+        if (k == j->n_in) j->in[j->n_in++] = (Input){.x = o->x, .cols = o->w->cols};
+        j->of[i] = k;
+        j->in[k].integers |= integer_type(o->w->type) && o->w->rows > 0;
+        j->in[k].floats |= turned && float_type(o->w->type) && o->w->rows > 0;
+        j->in[k].sums |= o->w->type == T_Q4_1;
+        bytes += o->w->rows * (stride_of(o->w) + 1);
+    }
+    return bytes;
+}
 
-void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out) {
+// Quantises and turns the j->n tokens of all inputs, which get their room in scratch one behind the other.
+static void prepare_inputs(MatmulJob *j, const Scratch *s, int64_t cols) {
+    char *room = s->q;
+    bool integers = false, floats = false;
+    for (Input *in = j->in; in < j->in + j->n_in; in++) {
+        integers |= in->integers;
+        floats |= in->floats;
+        if (in->integers && j->alone) in->row = row_act_of(room, in->cols);
+        else if (in->integers) in->act = act_of(room, j->n, in->cols, in->sums);
+        if (in->floats) in->turned = turned_act(room, j->n, in->cols);
+        room += whole_vectors(j->n) * room_blocks(in->cols) * (ACT_BLOCK + TURNED_BLOCK);
+        if (in->integers && j->alone) kernels()->quantise_row(in->x, in->cols, &in->row);
+    }
+    ActJob a = {j->in, j->n_in, j->n};
+    const int64_t lanes = kernels()->lanes;
+    if (integers && !j->alone) parallel_for(j->n, GRAIN / (cols + 1) + 1, quantise_part, &a);
+    if (floats) parallel_for((j->n + lanes - 1) / lanes, GRAIN / (cols * lanes + 1) + 1, turn_part, &a);
+}
+
+void matmul(Scratch *s, int64_t n, const Linear *out, int n_out) {
     if (n_out > MAX_OUT) {
-        matmul(s, x, n, out + MAX_OUT, n_out - MAX_OUT);
+        matmul(s, n, out + MAX_OUT, n_out - MAX_OUT);
         n_out = MAX_OUT;
     }
-    int64_t bytes = 0, slice = n, cols = 0;
-    bool integers = false, floats = false, sums = false;
-    for (int i = 0; i < n_out; i++) {
-        bytes += out[i].w->rows * (stride_of(out[i].w) + 1);
-        cols = out[i].w->cols;
-        integers |= integer_type(out[i].w->type) && out[i].w->rows > 0;
-        sums |= out[i].w->type == T_Q4_1;
-        floats |= float_type(out[i].w->type) && out[i].w->rows > 0;
+    MatmulJob j;
+    j.n_out = n_out, j.n_in = 0;
+    j.alone = n == 1 && !s->uniform, j.few = n <= FEW && !s->uniform;
+    memcpy(j.out, out, (size_t)n_out * sizeof *out);
+    const int64_t bytes = find_inputs(&j, !j.few);
+    int64_t slice = n, blocks = 0, cols = 0;
+    bool made = false;
+    for (int k = 0; k < j.n_in; k++) {
+        blocks += room_blocks(j.in[k].cols);
+        cols += j.in[k].cols;
+        made |= j.in[k].integers || j.in[k].floats;
     }
-    if (bytes == 0) return;
-    const bool alone = n == 1 && !s->uniform, few = n <= FEW && !s->uniform;
-    floats = floats && !few;
-    if (integers || floats) slice = scratch_tokens(s, cols);
-    Linear part[MAX_OUT];
-    memcpy(part, out, (size_t)n_out * sizeof *out);
+    if (bytes == 0 || n < 1) return;
+    if (made) slice = scratch_tokens(s, blocks);
+    if (slice < 1 && n_out > 1) {       // no room for all inputs: one after the other
+        for (int i = 0; i < n_out; i++) matmul(s, n, out + i, 1);
+        return;
+    }
     for (int64_t t = 0; t < n; t += slice) {
-        MatmulJob j = {x + t * cols, n - t < slice ? n - t : slice, part, n_out, alone, few,
-                       {0}, {0}, NULL};
-        if (integers && alone) {
-            j.row = row_act_of(s, cols);
-            kernels()->quantise_row(j.x, cols, &j.row);
-        } else if (integers) {
-            j.act = act_of(s, j.n, cols, sums);
-            ActJob q = {j.x, j.n, cols, j.act, NULL};
-            parallel_for(j.n, GRAIN / (cols + 1) + 1, quantise_part, &q);
-        }
-        if (floats) {
-            ActJob q = {j.x, j.n, cols, {0}, turned_act(s, j.n, cols)};
-            const int64_t lanes = kernels()->lanes;
-            j.turned = q.turned;
-            parallel_for((j.n + lanes - 1) / lanes, GRAIN / (cols * lanes + 1) + 1, turn_part, &q);
-        }
+        j.n = n - t < slice ? n - t : slice;
+        if (made) prepare_inputs(&j, s, cols);
         Ahead next;
         const Ahead *ahead = n == 1 ? sweep_order(out, n_out, &next) : NULL;
         parallel_sweep(bytes, grain_for(j.n), ahead, matmul_part, &j);
         for (int i = 0; i < n_out; i++)
-            if (part[i].y) part[i].y += j.n * part[i].w->rows;
+            if (j.out[i].y) j.out[i].y += j.n * j.out[i].w->rows;
+        for (int k = 0; k < j.n_in; k++) j.in[k].x += j.n * j.in[k].cols;
     }
 }
 
-void matmul_naive(const float *x, int64_t n, const Linear *out, int n_out) {
+void matmul_naive(int64_t n, const Linear *out, int n_out) {
     for (int i = 0; i < n_out; i++) {
         const Mat *w = out[i].w;
         float *row = alloc((size_t)w->cols, sizeof *row, "a row", NULL);
@@ -476,7 +511,7 @@ void matmul_naive(const float *x, int64_t n, const Linear *out, int n_out) {
             mat_row(w, r, row);
             for (int64_t t = 0; t < n; t++) {
                 double sum = 0;
-                for (int64_t c = 0; c < w->cols; c++) sum += (double)row[c] * x[t * w->cols + c];
+                for (int64_t c = 0; c < w->cols; c++) sum += (double)row[c] * out[i].x[t * w->cols + c];
                 out[i].y[t * w->rows + r] = (float)sum;
             }
         }

@@ -30,13 +30,13 @@ typedef struct { void *q; size_t size; bool uniform; } Scratch;
 int scratch_init(Scratch *s, int64_t max_tokens, int64_t max_cols, Err *e);
 void scratch_free(Scratch *s);
 
-// y (n, rows) = x (n, cols) W^T for each of the n_out matrices, which share cols and x. F32, F16,
-// BF16 weights meet f32 activations; Q8_0, Q4_0, Q4_1 weights meet activations quantised to 16
-// bits in blocks of 32 (integer dot products); other types are dequantised row by row. No y may
-// alias x or another y. Any n >= 0, any rows >= 0; cols a multiple of the type's block.
-typedef struct { const Mat *w; float *y; } Linear;
-void matmul(Scratch *s, const float *x, int64_t n, const Linear *out, int n_out);
-void matmul_naive(const float *x, int64_t n, const Linear *out, int n_out);  // f32 activations
+// y (n, rows) = x (n, cols) W^T of each of the n_out products, together: what several read, one x, is
+// prepared once. F32, F16, BF16 weights meet f32 activations; Q8_0, Q4_0, Q4_1 weights meet activations
+// quantised to 16 bits in blocks of 32 (integer dot products); other types are dequantised row by row. No y
+// may alias an x or another y. Any n >= 0, any rows >= 0; cols a multiple of the type's block.
+typedef struct { const Mat *w; const float *x; float *y; } Linear;
+void matmul(Scratch *s, int64_t n, const Linear *out, int n_out);
+void matmul_naive(int64_t n, const Linear *out, int n_out);                 // f32 activations
 // The transposed product: y (n, cols) = x (n, rows) W. f32 activations for every type.
 void matmul_t(Scratch *s, const float *x, int64_t n, const Mat *w, float *y);
 void matmul_t_naive(const float *x, int64_t n, const Mat *w, float *y);

@@ -208,7 +208,7 @@ static double output_back(Gradient *g, const int *ids, int64_t n) {
         const int64_t rows = n - 1 - at < g->rows ? n - 1 - at : g->rows;
         NormJob norm = {g, g->s.x + at * d, m->output_norm, NULL, g->x};
         norm_forward(&norm, rows);
-        matmul(&g->s.work.scratch, g->x, rows, &(Linear){&m->output, g->logits}, 1);
+        matmul(&g->s.work.scratch, rows, &(Linear){&m->output, g->x, g->logits}, 1);
         parallel_for(rows, 1, loss_part, &(LossJob){g, ids + at + 1, g->loss + at});
         norm.y = g->g[0] + at * d;
         matmul_t(&g->s.work.scratch, g->logits, rows, &m->output, norm.y);

@@ -81,8 +81,8 @@ int main(int argc, char **argv) {
             size_t k = 0;
             BEST(best, for (size_t j = 0; j < some; j++, k = (k + 1) % count) {
                 const Mat w = {data + k * size, ROWS, cols, types[i]};
-                const Linear out = {&w, y};
-                matmul(&s, x, 1, &out, 1);
+                const Linear out = {&w, x, y};
+                matmul(&s, 1, &out, 1);
             });
             printf("  %-5s %d thr  n=1 %6.1f GB/s", type_info(types[i])->name, threads,
                    (double)(size * some) / best / 1e9);
@@ -92,9 +92,9 @@ int main(int argc, char **argv) {
             });
             printf("  transposed %6.1f GB/s ", (double)(size * some) / best / 1e9);
             const Mat w = {data, ROWS, cols, types[i]};
-            const Linear out = {&w, y};
+            const Linear out = {&w, x, y};
             for (int b = 0; b < (int)(sizeof batch / sizeof *batch); b++) {
-                BEST(best, matmul(&s, x, batch[b], &out, 1));
+                BEST(best, matmul(&s, batch[b], &out, 1));
                 printf("  n=%lld %5.0f", (long long)batch[b],
                        2.0 * ROWS * (double)cols * (double)batch[b] / best / 1e9);
             }

@@ -102,8 +102,8 @@ static int try_matmul(int type, int64_t cols, int64_t max_rows, int64_t max_n, b
     Mat w = random_mat(type, max_rows, cols, gap);
     float *x = floats(max_n * cols), *want = floats(max_n * max_rows), *y;
     fill(x, max_n * cols);
-    const Linear naive = {&w, want};
-    matmul_naive(x, max_n, &naive, 1);
+    const Linear naive = {&w, x, want};
+    matmul_naive(max_n, &naive, 1);
     Scratch s;
     Err e;
     CHECK(scratch_init(&s, max_n, cols, &e) == 0, "%s", e.msg);
@@ -117,9 +117,9 @@ static int try_matmul(int type, int64_t cols, int64_t max_rows, int64_t max_n, b
                 const char *from = (const char *)w.data + (size_t)(max_rows - rows) * row;
                 Mat part = {from, rows, cols, type};
                 y = floats(n * rows);
-                const Linear out = {&part, y};
+                const Linear out = {&part, x, y};
                 memset(y, 0x55, (size_t)(n * rows) * sizeof *y);
-                matmul(&s, x, n, &out, 1);
+                matmul(&s, n, &out, 1);
                 result = compare("matmul", &part, x, n, y, want + max_rows - rows, max_rows, 1e-6,
                                  quantised);
                 n_pages--, munmap(pages[n_pages].base, pages[n_pages].size);
@@ -193,14 +193,14 @@ static int matmul_exact_integers(void) {
                 if (k % 32 == 5 || extreme) q = k / 32 % 2 ? -127 : 127;
                 x[k] = (float)q * 0.0625f;
             }
-            const Linear naive = {&w, want}, out = {&w, y};
-            matmul_naive(x, N, &naive, 1);
+            const Linear naive = {&w, x, want}, out = {&w, x, y};
+            matmul_naive(N, &naive, 1);
             Scratch s;
             Err e;
             CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
             int result = PASS;
             FOR_EACH_ISA(v) {
-                matmul(&s, x, N, &out, 1);
+                matmul(&s, N, &out, 1);
                 if (result == PASS) result = compare("exact", &w, x, N, y, want, ROWS, 1e-6, false);
             }
             scratch_free(&s);
@@ -223,34 +223,47 @@ static int matmul_bits(void) {
     enum { COLS = 1280, N = 37, MORE = 40 };         // the small scratch holds 16
     const int64_t rows = 101;
     Err e;
-    Scratch s, small;
+    Scratch s, small, large;                          // for one input, in slices; for three
     CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
     CHECK(scratch_init(&small, 4, COLS, &e) == 0, "%s", e.msg);
-    s.uniform = small.uniform = true;
+    CHECK(scratch_init(&large, N, 3 * COLS, &e) == 0, "%s", e.msg);
+    s.uniform = small.uniform = large.uniform = true;
     int result = PASS;
     const int before = threads_get();
     for (int i = 0; i < COUNT(all_types); i++) {
         Mat w = random_mat(all_types[i], rows, COLS, 1), q = random_mat(T_Q8_0, MORE, COLS, 0),
             f = random_mat(T_F16, MORE, COLS, 0), none = {NULL, 0, COLS, T_F32};
         float *x = floats(N * COLS), *first = floats(N * rows), *y = floats(N * rows);
-        float *yq = floats(N * MORE), *yf = floats(N * MORE);
+        float *yq = floats(N * MORE), *yf = floats(N * MORE), *yo = floats(N * rows), *of = floats(N * rows);
+        float *other = floats(N * COLS), *short_y = floats(N * MORE), *short_of = floats(N * MORE);
+        Mat narrow = random_mat(T_Q4_0, MORE, COLS / 2, 0);
         fill(x, N * COLS);
+        fill(other, N * COLS);
         FOR_EACH_ISA(v) {
-            const Linear ref = {&w, first}, out = {&w, y};
-            const Linear many[] = {{&q, yq}, {&none, NULL}, out, {&f, yf}};
+            const Linear ref = {&w, x, first}, out = {&w, x, y};
+            const Linear ref_of = {&w, other, of}, ref_short = {&narrow, other, short_of};
+            const Linear many[] = {{&q, x, yq}, {&none, x, NULL}, out, {&f, x, yf}};
+            const Linear mixed[] = {{&narrow, other, short_y}, {&w, other, yo}, out};   // three inputs
             threads_set(1);
-            matmul(&s, x, N, &ref, 1);
+            matmul(&s, N, &ref, 1);
+            matmul(&s, N, &ref_of, 1);
+            matmul(&s, N, &ref_short, 1);
             for (int threads = 1; threads <= 3 && result == PASS; threads++) {
                 threads_set(threads);
-                matmul(&s, x, N, &out, 1);
+                matmul(&s, N, &out, 1);
                 result = same_bits("threads", first, y, N * rows);
                 memset(y, 0, (size_t)(N * rows) * sizeof *y);
-                matmul(&small, x, N, many, COUNT(many));
+                matmul(&small, N, many, COUNT(many));
                 if (result == PASS) result = same_bits("slices", first, y, N * rows);
-                for (int t = 0; t < N; t++) {
-                    const Linear one = {&w, y + t * rows};
-                    matmul(&s, x + t * COLS, 1, &one, 1);
+                for (int k = 0; k < 3 && result == PASS; k++) {
+                    memset(y, 0, (size_t)(N * rows) * sizeof *y);
+                    memset(yo, 0, (size_t)(N * rows) * sizeof *y);
+                    matmul(k == 0 ? &small : k == 1 ? &s : &large, N, mixed, COUNT(mixed));
+                    result = same_bits("beside other inputs", first, y, N * rows);
+                    if (result == PASS) result = same_bits("of another input", of, yo, N * rows);
+                    if (result == PASS) result = same_bits("a narrow input", short_of, short_y, N * MORE);
                 }
+                for (int t = 0; t < N; t++) matmul(&s, 1, &(Linear){&w, x + t * COLS, y + t * rows}, 1);
                 if (result == PASS) result = same_bits("one by one", first, y, N * rows);
             }
         }
@@ -260,6 +273,7 @@ static int matmul_bits(void) {
     threads_set(before);
     scratch_free(&s);
     scratch_free(&small);
+    scratch_free(&large);
     kernels_init();
     return result;
 }
@@ -277,9 +291,9 @@ static int few_bits(void) {
         float *x = floats(FEW * COLS), *alone = floats(FEW * ROWS), *y = floats(FEW * ROWS);
         fill(x, FEW * COLS);
         FOR_EACH_ISA(v) {
-            for (int t = 0; t < FEW; t++) matmul(&s, x + t * COLS, 1, &(Linear){&w, alone + t * ROWS}, 1);
+            for (int t = 0; t < FEW; t++) matmul(&s, 1, &(Linear){&w, x + t * COLS, alone + t * ROWS}, 1);
             for (int n = 2; n <= FEW && result == PASS; n++) {
-                matmul(&s, x, n, &(Linear){&w, y}, 1);
+                matmul(&s, n, &(Linear){&w, x, y}, 1);
                 result = same_bits("few", alone, y, n * ROWS);
             }
         }
@@ -302,8 +316,8 @@ static int matmul_nan(void) {
     Err e;
     CHECK(scratch_init(&s, N, COLS, &e) == 0, "%s", e.msg);
     FOR_EACH_ISA(v) {
-        const Linear out = {&w, y};
-        matmul(&s, x, N, &out, 1);
+        const Linear out = {&w, x, y};
+        matmul(&s, N, &out, 1);
         for (int r = 0; r < ROWS; r++) {
             CHECK(isfinite(y[r]), "%s row %d: %g", kernels_isa(), r, y[r]);
             CHECK(!isfinite(y[ROWS + r]), "%s NaN row %d: %g", kernels_isa(), r, y[ROWS + r]);
@@ -332,10 +346,10 @@ static int matmul_tiny(void) {
             float *want = floats(N * ROWS);
             fill(x, N * COLS);
             for (int i = 0; i < N * COLS; i++) x[i] *= i / COLS % 2 ? 1 : size;
-            matmul_naive(x, N, &(Linear){&w, want}, 1);
+            matmul_naive(N, &(Linear){&w, x, want}, 1);
             FOR_EACH_ISA(v) {
-                matmul(&s, x, N, &(Linear){&w, y}, 1);
-                matmul(&s, x + (N - 2) * COLS, 1, &(Linear){&w, alone}, 1);
+                matmul(&s, N, &(Linear){&w, x, y}, 1);
+                matmul(&s, 1, &(Linear){&w, x + (N - 2) * COLS, alone}, 1);
                 for (int i = 0; i < (N + 1) * ROWS; i++) {
                     const int at = i < N * ROWS ? i : i - 2 * ROWS;
                     const float got = i < N * ROWS ? y[i] : alone[i - N * ROWS];
