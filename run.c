@@ -23,7 +23,7 @@ static const char usage[] =
 "       -b N             tokens computed together in a prompt (128)\n"
 "       --kv f32|f16|q8  type of the cache (f16)\n"
 "       --cache auto|dense|latent    K and V of factored layers (auto: by cost)\n"
-"       --draft FILE     a cheaper model proposes, MODEL judges: the same text\n"
+"       --draft FILE     a cheaper model proposes, MODEL judges: text as before\n"
 "       --draft-tokens N     at once (5)\n"
 "look   --info           configuration, ranks, parameters and bytes by part\n"
 "       --explain        a layer's factors to scale and what a token costs in it\n"
@@ -220,9 +220,9 @@ static Options read_options(int argc, char **argv) {
     if (!o.bench.depths) o.bench.depths = "0,2048,8192";
     if (o.action != DO_EVAL && (o.against || o.eval_out || o.limit))
         die("--limit, --eval-out and --eval-against go with --eval");
-    if (o.eval_out && (same_file(o.eval_out, o.model) || same_file(o.eval_out, o.tool_file) ||
-                       (o.against && same_file(o.eval_out, o.against))))
-        die("--eval-out is a file that is read: choose another");
+    if (o.eval_out && (out_meets(o.eval_out, o.model) || out_meets(o.eval_out, o.tool_file) ||
+                       (o.against && out_meets(o.eval_out, o.against))))
+        die("--eval-out is a file that is read, or becomes one on the way: choose another");
     return o;
 }
 
@@ -285,10 +285,11 @@ static void go_back(Writer *w, int64_t pos) {
 }
 
 static int take_in(Writer *w, const int *ids, int64_t n, Timing *t, Err *e) {
-    double start = seconds();
+    const double start = seconds();
+    const int64_t before = position(w);
     if (w->draft.target ? draft_prefill(&w->draft, ids, n, e) : prefill(&w->s, ids, n, e)) return -1;
     t->prompt_time += seconds() - start;
-    t->prompt += n;
+    t->prompt += position(w) - before;
     return 0;
 }
 
@@ -300,6 +301,7 @@ static int generate(Writer *w, Printer *out, Decoder *decoder, int64_t n, Timing
     Draft *d = w->draft.target ? &w->draft : NULL;
     double start = seconds(), rounds = d ? (double)d->rounds : 0, steps = d ? (double)d->steps : 0;
     int64_t cached = 0, made = 0, clean = position(w);     // clean: what may become a stop string is behind
+    bool full = false;
     w->pending = -1;
     for (int64_t i = 0; i < n && !interrupted; i++) {
         int id = d ? draft_pick(d) : sampler_pick(&w->sampler, logits(s, s->n - 1, 1));
@@ -311,8 +313,7 @@ static int generate(Writer *w, Printer *out, Decoder *decoder, int64_t n, Timing
         w->pending = id;
         if (i + 1 == n) break;
         if (position(w) >= s->config.context) {
-            fprintf(stderr, "\nrun: all %lld positions of the context are taken (-c)",
-                    (long long)s->config.context);
+            full = true;
             break;
         }
         if (d ? draft_forward(d, id, n - i - 1, e) : forward(s, &id, 1, e)) return -1;
@@ -333,6 +334,10 @@ static int generate(Writer *w, Printer *out, Decoder *decoder, int64_t n, Timing
     t->read += rounds * model_step_bytes(w->l->model) + (made ? rounds / (double)made : 0) * (double)cached *
                (double)s->cache_bytes / (double)s->config.context;
     if (d) t->read += ((double)d->steps - steps) * model_step_bytes(d->session.model);
+    if (full)
+        fprintf(stderr, "\nrun: all %lld positions of the context are taken%s\n",
+                (long long)s->config.context,
+                s->config.context < w->l->model->config.context ? " (-c)" : "");
     return ferror(stdout) ? fail(e, no_output) : 0;
 }
 
@@ -387,7 +392,7 @@ static int run_prompt(const Loaded *l, const Options *o, const char *prompt, siz
     putchar('\n');
     fflush(stdout);
     report(&t, &w);
-    status = 0;
+    status = interrupted ? fail(e, "interrupted") : 0;
 done:
     writer_free(&w);
     free(ids);
@@ -551,7 +556,7 @@ static int run_chat(const Loaded *l, const Options *o, const char *first_message
         fflush(stdout);
     }
     report(&t, &w);
-    status = 0;
+    status = ended ? fail(e, "interrupted") : 0;
 done:
     free(line);
     free(own);

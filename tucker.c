@@ -590,11 +590,12 @@ static const float *move_head(const Attention *a, const float *q, int64_t n, flo
 // each cached position, as if all queries were one task of core/attend.h:
 //     rebuild   k = M z (or v) for all KV heads, then dot products with it:  n_kv rows r_embd + n h rows
 //     absorb    z as it is, for M is applied to q before, or to the sum after:              n h r_embd
-// Few queries absorb, many rebuild.
-static Expand absorb_or_rebuild(const Attention *a, int p, int64_t rows, int64_t n) {
+// Few queries absorb, many rebuild; all absorb where a result may not depend on how many there are (uniform).
+static Expand absorb_or_rebuild(const Attention *a, const AttentionWork *w, int p, int64_t rows, int64_t n) {
     const AttnShape *s = &a->shape;
     int64_t r_embd = a->expand[p].cols;
-    return (Expand){&a->expand[p], s->n_kv * rows * r_embd < n * s->h * (r_embd - rows)};
+    bool rebuild = !w->scratch.uniform && s->n_kv * rows * r_embd < n * s->h * (r_embd - rows);
+    return (Expand){&a->expand[p], rebuild};
 }
 
 void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const float *q, int64_t row,
@@ -615,8 +616,8 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
         job.q_width = s->hd - a->pass + gk->r_head;
         if (!head_cancels(a, P_Q)) job.q = move_head(a, q, n, w->slices);
     }
-    if (c->z_width) job.keys = absorb_or_rebuild(a, P_K, job.q_width - c->k_width, n);   // not the rotated
-    if (c->latent) job.values = absorb_or_rebuild(a, P_V, gv->r_head, n);
+    if (c->z_width) job.keys = absorb_or_rebuild(a, w, P_K, job.q_width - c->k_width, n);   // not the rotated
+    if (c->latent) job.values = absorb_or_rebuild(a, w, P_V, gv->r_head, n);
     attend(&job, &w->attend);
 
     if (widen) matmul(&w->scratch, n * s->h, &(Linear){&gv->head, w->heads, o}, 1);      // U_head o_i

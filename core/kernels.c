@@ -85,7 +85,12 @@ int kernels_select(const char *isa) {
 enum { MAX_THREADS = 256 };
 static int threads;
 
-void threads_set(int n) { threads = n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n; }
+void threads_set(int n) {
+#ifndef THREADS
+    n = 1;
+#endif
+    threads = n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : n;
+}
 
 int threads_get(void) {
     if (!threads) {

@@ -83,6 +83,11 @@ bool same_file(const char *a, const char *b) {
            x.nFileIndexHigh == y.nFileIndexHigh && x.nFileIndexLow == y.nFileIndexLow;
 }
 
+bool is_standard_output(const char *path) { (void)path; return false; }
+
+// Renaming follows no links here, which few have.
+char *link_target(const char *path) { return _strdup(path); }
+
 FILE *open_file(const char *path, const char *mode) {
     wchar_t *w = wide(path), *m = wide(mode);
     FILE *f = w && m ? _wfopen(w, m) : NULL;
@@ -156,6 +161,20 @@ static int open_to_read(const char *path) { return open(path, O_RDONLY | O_NONBL
 bool same_file(const char *a, const char *b) {
     Stat x, y;
     return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+bool is_standard_output(const char *path) {
+    Stat x, y;
+    return !stat(path, &x) && S_ISREG(x.st_mode) && !fstat(STDOUT_FILENO, &y) && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
+}
+
+char *link_target(const char *path) {
+#ifndef __wasi__
+    Stat st;
+    if (!lstat(path, &st) && S_ISLNK(st.st_mode)) return realpath(path, NULL);
+#endif
+    return strdup(path);
 }
 
 FILE *open_file(const char *path, const char *mode) { return fopen(path, mode); }
@@ -452,7 +471,7 @@ char *input_line(FILE *f) {
                 if (!more) { free(line); return NULL; }
                 line = more;
             }
-            line[n++] = (char)c;
+            if (c) line[n++] = (char)c;                  // a line of text has no NUL
             if (c == '\n') break;
         }
         if (line && n == 0) { free(line); return NULL; }
@@ -486,8 +505,12 @@ char *input_line(FILE *f) {
     char *line = NULL;
     size_t room = 0;
     const ssize_t n = getline(&line, &room, f);
+    ssize_t kept = 0;
     if (n < 0) { free(line); return NULL; }
-    if (n && line[n - 1] == '\n') line[n - 1] = 0;
+    for (ssize_t i = 0; i < n; i++) if (line[i]) line[kept++] = line[i];     // a line of text has no NUL
+    if (kept && line[kept - 1] == '\n') kept--;
+    if (kept && line[kept - 1] == '\r') kept--;
+    line[kept] = 0;
     return line;
 }
 #endif

@@ -131,20 +131,31 @@ void out_remove_part(void) {
     if (open_part) remove_file(open_part);
 }
 
+static char *part_of(const char *path) {
+    const size_t n = strlen(path);
+    char *part = malloc(n + sizeof ".part");
+    if (part) memcpy(part, path, n), memcpy(part + n, ".part", sizeof ".part");
+    return part;
+}
+
+bool out_meets(const char *out, const char *path) {
+    char part[4200];                                 // names that are longer are of no file
+    snprintf(part, sizeof part, "%s.part", out);
+    return !strcmp(out, path) || same_file(out, path) || !strcmp(part, path) || same_file(part, path);
+}
+
 int out_open(FileOut *o, const char *path, Err *e) {
     *o = (FileOut){0};
     if (!*path) return fail(e, "the name of the file to write is empty");
     if (check_target(path, e)) return -1;
-    size_t n = strlen(path);
-    o->path = malloc(n + 1);
-    o->part = malloc(n + sizeof ".part");
-    if (!o->path || !o->part) {
+    if (is_standard_output(path)) return fail(e, "%s: is where standard output goes", path);
+    o->path = link_target(path);
+    if (!o->path && errno != ENOMEM) return fail(e, "%s: is a link that leads nowhere", path);
+    o->part = o->path ? part_of(o->path) : NULL;
+    if (!o->part) {
         out_abort(o);
         return fail(e, "%s: out of memory", path);
     }
-    memcpy(o->path, path, n + 1);
-    memcpy(o->part, path, n);
-    memcpy(o->part + n, ".part", sizeof ".part");
     if (check_target(o->part, e)) {
         out_abort(o);
         return -1;

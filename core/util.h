@@ -60,7 +60,9 @@ int read_file(const char *path, size_t limit, char **text, size_t *size, Err *e)
 // A file that appears whole or not at all: written to "PATH.part", then flushed and renamed.
 // Every write checks `interrupted` and the disk. abort removes the part file; calling it after a
 // commit, or twice, does nothing.
+// A name that is a link stays one: the file that it leads to is written.
 typedef struct { FILE *f; char *path, *part; uint64_t at; } FileOut;   // at: bytes written so far
+bool out_meets(const char *out, const char *path);   // whether path is out, or the part of it
 int out_open(FileOut *o, const char *path, Err *e);
 int out_write(FileOut *o, const void *data, size_t size, Err *e);
 int out_patch(FileOut *o, uint64_t offset, const void *data, size_t size, Err *e); // over old bytes
@@ -94,6 +96,9 @@ void end_unread(void);             // ends the program as one whose output nobod
 typedef enum { PATH_NONE, PATH_FILE, PATH_FOLDER, PATH_OTHER, PATH_UNKNOWN } PathKind;    // NONE: not there
 PathKind path_kind(const char *path);
 bool same_file(const char *a, const char *b);          // both are there, and one
+bool is_standard_output(const char *path);             // a file, as the shell has opened it
+// What a link leads to; another path as it is. NULL: it leads nowhere, or no memory. Caller frees.
+char *link_target(const char *path);
 bool is_separator(char c);                             // of the parts of a path
 const char *path_name(const char *path);               // behind its last separator
 bool is_name(const char *s, size_t n);                 // of a file, without any way to another folder

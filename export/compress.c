@@ -151,7 +151,8 @@ int compression_init(Compression *c, const Options *o, const Model *m, const Mom
     *c = (Compression){.o = o, .model = m, .moments = moments, .text = text};
     c->chosen = alloc((size_t)layers, sizeof *c->chosen, "layers", e);
     c->layer = alloc((size_t)layers, sizeof *c->layer, "spectra", e);
-    if (!c->chosen || !c->layer || layers_parse(o->layers, (int)layers, c->chosen, e)) goto failed;
+    if (!c->chosen || !c->layer ||
+        layers_parse("--layers", o->layers, (int)layers, c->chosen, e)) goto failed;
     for (int l = 0; l < layers; l++) {
         if (progress) progress(ctx, "spectra", l, (double)layers);
         if (interrupted) { fail(e, "interrupted"); goto failed; }
@@ -335,7 +336,8 @@ static int same_rank_for(const Compression *c, Board *b, double budget, RankTota
     const bool keep_v = open && total->cost <= budget;
     if (!keep_v) total->cost = same_rank(b, 1, O_TIMES, false);
     if (total->cost > budget)
-        return fail(e, "a budget of %.0f is below the smallest possible, %.0f", budget, total->cost);
+        return fail(e, "a budget of %.0f is below the smallest possible, %.0f: ask for %.3g times as much",
+                    budget, total->cost, total->cost / budget);
     for (int s = 0; s < b->n; s++)
         for (int i = 0; i < b->slot[s].way[0].n; i++) {
             const RankPart *p = &b->slot[s].way[0].part[i];

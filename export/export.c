@@ -285,13 +285,9 @@ static void bad_file(const char *path, const char *what, const char *flag) {
 
 // Whether writing `out` meets `path`: by its own name, or by those it has before it is whole.
 static bool meets(const char *out, const char *path) {
-    static const char *const ends[] = {"", ".part", ".sweep.part"};
-    for (int i = 0; i < 3; i++) {
-        char name[4200];
-        snprintf(name, sizeof name, "%.4000s%s", out, ends[i]);
-        if (!strcmp(name, path) || same_file(name, path)) return true;
-    }
-    return false;
+    char sweep[4200];
+    snprintf(sweep, sizeof sweep, "%.4000s.sweep", out);
+    return out_meets(out, path) || out_meets(sweep, path);
 }
 
 // The tokenizer.bin beside a llama2.c checkpoint, which is read where none is named.

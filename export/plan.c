@@ -55,7 +55,7 @@ int scheme_parse(const char *text, LayerPlan *l, Err *e) {
     return 0;
 }
 
-int layers_parse(const char *text, int n, bool *chosen, Err *e) {
+int layers_parse(const char *flag, const char *text, int n, bool *chosen, Err *e) {
     bool all = strcmp(text, "all") == 0;
     for (int i = 0; i < n; i++) chosen[i] = all;
     while (!all) {
@@ -68,9 +68,9 @@ int layers_parse(const char *text, int n, bool *chosen, Err *e) {
             ok = end > text && *text >= '0' && *text <= '9';
         }
         if (!ok || (*end && *end != ','))
-            return fail(e, "--layers: expected all, or numbers and ranges such as 7,8,20-25");
+            return fail(e, "%s: expected all, or numbers and ranges such as 7,8,20-25", flag);
         if (from > to || to >= n)
-            return fail(e, "--layers: %ld-%ld is no range within layers 0-%d", from, to, n - 1);
+            return fail(e, "%s: %ld-%ld is no range within layers 0-%d", flag, from, to, n - 1);
         for (long i = from; i <= to; i++) chosen[i] = true;
         if (!*end) break;
         text = end + 1;
@@ -103,7 +103,7 @@ static int parse_ffn(Plan *p, Err *e) {
         if (m == F_GATE && !p->model->config.gated)
             result = fail(e, "--ffn %.40s: architecture %s has no gate", p->o.ffn, p->model->config.arch);
         else if (m == N_FFN) result = fail(e, "--ffn %.40s: expected %s", p->o.ffn, wanted);
-        else result = layers_parse(layers + 1, p->n_layers, chosen, e);
+        else result = layers_parse("--ffn", layers + 1, p->n_layers, chosen, e);
         const Config *c = &p->model->config;
         int64_t full = c->d < c->f ? c->d : c->f, r = llround(rho * (double)full);
         for (int i = 0; i < p->n_layers && !result; i++)
@@ -161,11 +161,13 @@ static void choose_ranks(Plan *p, int layer, GroupPlan *g) {
     r[EMBD] = least(full[EMBD], (int64_t)(p->o.keep * (double)dense_params(s, g->set)) / unit);
     if (p->o.keep >= 1) r[EMBD] = full[EMBD];
     else if (blocks(group_type(p, layer, g->set))) step = 32;
-    if (r[EMBD] % step)
-        note(p, "r_embd is a multiple of %lld in %s: less stays than was asked for", (long long)step,
-             type_info(group_type(p, layer, g->set))->name);
-    r[EMBD] -= r[EMBD] % step;
-    if (r[EMBD] < step) r[EMBD] = least(step, full[EMBD]);
+    const int64_t least_rank = least(step, full[EMBD]);
+    const char *type = type_info(group_type(p, layer, g->set))->name;
+    if (r[EMBD] < least_rank)
+        note(p, "r_embd is at least %lld in %s: more stays than was asked for", (long long)least_rank, type);
+    else if (r[EMBD] % step)
+        note(p, "r_embd is a multiple of %lld in %s: less stays than was asked for", (long long)step, type);
+    r[EMBD] = r[EMBD] < least_rank ? least_rank : r[EMBD] - r[EMBD] % step;
 }
 
 void scheme_text(const LayerPlan *l, char text[8]) {
@@ -450,7 +452,7 @@ static int plain_ranks(Plan *p, Err *e) {
     LayerPlan l = {0};
     int result = -1;
     if (chosen && !scheme_parse(p->o.scheme ? p->o.scheme : "qkvo", &l, e) &&
-        !layers_parse(p->o.layers, p->n_layers, chosen, e)) result = 0;
+        !layers_parse("--layers", p->o.layers, p->n_layers, chosen, e)) result = 0;
     for (int i = 0; i < p->n_layers && !result; i++) {
         if (!chosen[i]) continue;
         p->layer[i] = l;
@@ -565,7 +567,7 @@ int plan_check(const Options *o, const Source *s, const Model *m, Err *e) {
     bool *chosen = alloc((size_t)p.n_layers, sizeof *chosen, "plan", e);
     if (o->trawl && stacks_parse(o->trawl, m, &p.stack, &p.n_stacks, e)) goto done;
     if (!p.layer || !chosen || (o->scheme && scheme_parse(o->scheme, &l, e)) ||
-        layers_parse(o->layers, p.n_layers, chosen, e) ||
+        layers_parse("--layers", o->layers, p.n_layers, chosen, e) ||
         (o->ffn && !ffn_open(o) && parse_ffn(&p, e))) goto done;
     result = 0;
     for (int k = 0; k < l.n_groups && o->method >= METHOD_INPUT; k++)

@@ -86,7 +86,7 @@ void plan_free(Plan *p);
 size_t item_bytes(const Item *i);
 // "qkv+o" to groups, ordered by first letter; "none": no group. "7,8,20-25" to chosen (n).
 int scheme_parse(const char *text, LayerPlan *l, Err *e);
-int layers_parse(const char *text, int n, bool *chosen, Err *e);
+int layers_parse(const char *flag, const char *text, int n, bool *chosen, Err *e);
 void groups_sort(LayerPlan *l);
 bool ffn_open(const Options *o);               // ranks of the feed-forward are part of the budget
 // Type of the factors that replace a matrix stored in `type`: the one asked for, else the same, so

@@ -94,7 +94,8 @@ static RankTotal settle(RankSlot *slot, int n, bool saving, double limit) {
 int ranks_for_cost(RankSlot *slot, int n, double cost, RankTotal *total, Err *e) {
     *total = choose(slot, n, 1e30);
     if (total->cost > cost)
-        return fail(e, "a budget of %.0f is below the smallest possible, %.0f", cost, total->cost);
+        return fail(e, "a budget of %.0f is below the smallest possible, %.0f: ask for %.3g times as much",
+                    cost, total->cost, total->cost / cost);
     *total = settle(slot, n, false, cost);
     return 0;
 }

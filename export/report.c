@@ -714,8 +714,8 @@ static void size_table(Page *p) {
           "<th scope=\"col\">after</th><th scope=\"col\">stays</th></tr></thead>\n<tbody>\n", p->f);
     size_row(p, "Attention<br><span class=\"soft\">parameters</span>", r->attention_params);
     size_row(p, "Attention<br><span class=\"soft\">bytes</span>", r->attention_bytes);
-    size_row(p, "Whole file<br><span class=\"soft\">parameters</span>", r->params);
-    size_row(p, "Whole file<br><span class=\"soft\">bytes</span>", r->bytes);
+    size_row(p, "All tensors<br><span class=\"soft\">parameters</span>", r->params);
+    size_row(p, "All tensors<br><span class=\"soft\">bytes</span>", r->bytes);
     fputs("</tbody></table>\n", p->f);
 }
 
@@ -816,7 +816,7 @@ static void head(Page *p) {
                 percent(r->attention_params[1], r->attention_params[0]).s);
     else fputs("Attention was compressed", p->f);
     if (r->bytes[0] > 0)
-        fprintf(p->f, ", the whole file from %s to <b>%s</b> (%s)", bytes_text(r->bytes[0]).s,
+        fprintf(p->f, ", all tensors from %s to <b>%s</b> (%s)", bytes_text(r->bytes[0]).s,
                 bytes_text(r->bytes[1]).s, percent(r->bytes[1], r->bytes[0]).s);
     fputs(". ", p->f);
     if (r->bytes[1] > r->bytes[0] && r->params[1] < r->params[0])

@@ -84,7 +84,9 @@ static int cut_file(CalibText *t, const char *path, Tokenizer *tok, const Vocab 
         tokenizer_encode(tok, text, size, false, true, &ids, &n_ids, e))
         goto done;
     const bool bos = v->add_bos && v->bos >= 0, eos = bos && v->add_eos && v->eos >= 0;
-    const int64_t n = (int64_t)n_ids, step = window - bos - eos;        // ids of the file in a window
+    const int64_t n = (int64_t)n_ids;
+    if (!spread && n < window - bos - eos) window = n + bos + eos;      // a short text is one window
+    const int64_t step = window - bos - eos;                            // ids of the file in a window
     if (n == 0) { fail(e, "%s: an empty text", path); goto done; }
     if (step < 1) {
         fail(e, "%s: BOS and EOS alone fill a window of %lld", path, (long long)window);

@@ -134,7 +134,8 @@ static int file_refused(void) {
         CalibText t;
         int status, windows = calib_windows(&t, path, tok, &v, 0, cases[i].window, NULL);
         calib_free(&t);
-        CHECK(windows == (cases[i].window == 8 ? 0 : -1), "case %d", i);
+        // A text shorter than a window is one window there, and too little to calibrate on.
+        CHECK(windows == (cases[i].window >= 8 && *cases[i].text ? 0 : -1), "case %d", i);
         status = calib_file(&t, path, tok, &v, cases[i].tokens, cases[i].window, &e);
         unlink(path);
         CHECK(status == -1 && !t.ids && strstr(e.msg, cases[i].says), "case %d: %s", i, e.msg);

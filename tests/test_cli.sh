@@ -83,6 +83,7 @@ reply=$(printf 'Tell me a story.\nAnother.\n' | $run $tbin -i -n 20 --temp 0 2>/
 [ -n "$reply" ] && ok || bad "chat says nothing"
 head -c 4000 /dev/zero | tr '\0' 'x' >"$tmp/long"
 $run $tbin -i <"$tmp/long" >/dev/null 2>"$tmp/err"; is "a message too long for the chat" "$? $(grep -c "tokens, and 512 of the chat's 512 positions are left" "$tmp/err")" "1 1"
+is "lines of a chat with CR and NUL" "$(printf 'Tell me\0 a story.\r\nAnother.\r\n' | $run $tbin -i -n 20 --temp 0 2>/dev/null)" "$reply"
 is "context filled to the end" "$($run $tbin -p "$story" -c 12 -n 100 2>"$tmp/err" | wc -l | tr -d ' ')" 1
 is "which is said" "$(grep -c "all 12 positions of the context are taken" "$tmp/err")" 1
 
@@ -107,6 +108,7 @@ text="$tmp/text"
 printf 'Tom had a big red ball. He was happy.\nThe end – “ünïcode” 🙂 \n' >"$text"
 $run $tbin --tokenize "$text" >"$tmp/ids" && [ "$(wc -l <"$tmp/ids")" -eq 1 ] && ok || bad "--tokenize is one line"
 is "--detokenize" "$($run $tbin --detokenize "$tmp/ids" | od -c)" "$(od -c "$text")"
+refuses "a NUL among ids" "not an id" $run $tbin --detokenize <(printf '\0 7')
 refuses "an id too large" "not an id" $run $tbin --detokenize <(echo 999999999)
 $run $tbin --info | grep -q "qkvo" && ok || bad "--info shows no scheme"
 LC_ALL=C $run $tbin --explain --layer 3 -p "$story" >"$tmp/explain" 2>"$tmp/err" || bad "--explain: $(cat "$tmp/err")"
@@ -146,6 +148,21 @@ cp $tbin "$tmp/model.tbin"
 refuses "--eval-out onto the model" "that is read" $run "$tmp/model.tbin" --eval "$tmp/items.jsonl" --eval-out "$tmp/model.tbin"
 refuses "--eval-out onto the items" "that is read" $run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/items.jsonl"
 cmp -s $tbin "$tmp/model.tbin" && ok || bad "the model was changed"
+cp "$tmp/model.tbin" "$tmp/eo.part"; cp "$tmp/items.jsonl" "$tmp/ei.part"
+refuses "--eval-out of which the model is the part" "on the way" $run "$tmp/eo.part" --eval "$tmp/items.jsonl" --eval-out "$tmp/eo"
+refuses "--eval-out of which the items are the part" "on the way" $run $tbin --eval "$tmp/ei.part" --eval-out "$tmp/ei"
+cmp -s "$tmp/eo.part" "$tmp/model.tbin" && cmp -s "$tmp/ei.part" "$tmp/items.jsonl" && ok || bad "--eval-out took what it reads"
+if ln -s "$tmp/linked" "$tmp/link" 2>/dev/null && [ -L "$tmp/link" ]; then
+    refuses "--eval-out through a link to nothing" "leads nowhere" $run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/link"
+    echo old >"$tmp/linked"
+    $run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/link" -t 1 >/dev/null 2>&1
+    [ -L "$tmp/link" ] && cmp -s "$tmp/linked" "$tmp/o1" && ok || bad "a link as --eval-out does not stay one"
+    if [ -e /proc/self/fd/1 ]; then
+        ln -sf /proc/self/fd/1 "$tmp/link"
+        $run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/link" >"$tmp/log" 2>"$tmp/err"; code=$?
+        [ $code -eq 1 ] && grep -q "standard output goes" "$tmp/err" && [ -L "$tmp/link" ] && ok || bad "standard output as --eval-out: code $code"
+    fi
+fi
 refuses "--eval-out nowhere" "nowhere" $run $tbin --eval "$tmp/items.jsonl" --eval-out nowhere/out
 
 # --- encoders: a tiny random one, whose numbers test_tools.c checks

@@ -355,7 +355,8 @@ static int batch_equals_single(void) {
     return PASS;
 }
 
-// Four timelines in shared batches, in uneven steps, each against itself alone in the same steps.
+// Four timelines in shared batches, in uneven steps, each against itself alone, in the same steps and token by
+// token.
 static int timelines_together(void) {
     static const int64_t steps[][4] = {{5, 1, 9, 0}, {1, 1, 1, 1}, {0, 12, 1, 3}, {1, 1, 1, 1}, {7, 1, 0, 20}};
     static const CacheForm forms[] = {CACHE_DENSE, CACHE_LATENT};
@@ -397,9 +398,14 @@ static int timelines_together(void) {
                 int batch[30];
                 if (!n) continue;
                 for (int64_t t = 0; t < n; t++) batch[t] = ids[(alone.pos + t + 3 * k) % N];
-                CHECK(forward(&alone, batch, n, &e) == 0, "%s", e.msg);
-                CHECK(!memcmp(logits(&alone, n - 1, 1), got[k][step], (size_t)c.vocab * sizeof(float)),
-                      "rig %d: timeline %d, step %d", i, k, step);
+                for (int singly = 0; singly < 2; singly++) {
+                    const int64_t from = alone.pos, part = singly ? 1 : n;
+                    for (int64_t t = 0; t < n; t += part)
+                        CHECK(forward(&alone, batch + t, part, &e) == 0, "%s", e.msg);
+                    CHECK(!memcmp(logits(&alone, part - 1, 1), got[k][step], (size_t)c.vocab * sizeof(float)),
+                          "rig %d: timeline %d, step %d, %s", i, k, step, singly ? "singly" : "together");
+                    if (!singly) session_rewind(&alone, from);
+                }
                 free(got[k][step]);
             }
         }

@@ -138,7 +138,7 @@ int code_item(Coded *c, const Loaded *l, const Item *it, int64_t new_tokens, int
     bool masked = l->model->config.encoder;
     *c = (Coded){.n = it->n};
     if (text_ids(l, it->prompt, true, &c->prompt, e)) return -1;
-    if (c->prompt.n == 0) return fail(e, "an empty prompt, and this vocabulary has no BOS to begin with");
+    if (c->prompt.n == 0) return fail(e, "an empty prompt");
     if (masked ? code_masked(c, l, it, e) : it->kind == ITEM_NEXT ? code_next(c, l, it, e)
                : code_whole(c, l, it, it->prompt, &c->prompt, e))
         return -1;

@@ -53,8 +53,11 @@ static void layers(const Model *m) {
 static void string_key(const Gguf *g, const char *key, const char *label) {
     Str s = {0};
     Err ignored;
-    if (gguf_get_str(g, key, &s, &ignored) == 0 && s.n)
-        printf("%-14s %.*s\n", label, (int)(s.n < 200 ? s.n : 200), s.s);
+    if (gguf_get_str(g, key, &s, &ignored) || !s.n) return;
+    printf("%-14s ", label);
+    for (size_t i = 0; i < s.n && i < 200; i++)
+        putchar((unsigned char)s.s[i] < ' ' || s.s[i] == 127 ? '?' : s.s[i]);
+    putchar('\n');
 }
 
 int tool_info(const Loaded *l, int kv_type, Err *e) {

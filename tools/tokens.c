@@ -31,7 +31,7 @@ int tool_detokenize(const Loaded *l, const char *ids_file, Err *e) {
     if (read_text(ids_file, &text, &size, e)) return -1;
     Decoder d = {.special = true};
     int status = 0;
-    for (char *p = text, *end; *(p += strspn(p, " \t\r\n,"));  p = end) {
+    for (char *p = text, *end; (p += strspn(p, " \t\r\n,")) < text + size;  p = end) {
         long id = strtol(p, &end, 10);
         if (end == p || id < 0 || id >= l->vocab->n) {
             int word = (int)strcspn(p, " \t\r\n,");
