@@ -550,7 +550,7 @@ void *aligned_memory(size_t size) {
     enum { LARGE = 2 << 20 };
     void *p = NULL;
     if (posix_memalign(&p, size < 2 * LARGE ? 64 : LARGE, size)) return NULL;
-#ifdef MADV_HUGEPAGE
+#if defined(MADV_HUGEPAGE) && !defined(__wasi__)
     if (size >= 2 * LARGE) madvise(p, size / LARGE * LARGE, MADV_HUGEPAGE);
 #endif
     return p;

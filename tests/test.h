@@ -7,6 +7,7 @@
 #define TEST_H
 
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,9 @@ typedef struct { const char *name; int (*run)(void); } Test;
 #ifndef SANITIZED
 #define SANITIZED 0
 #endif
+
+// Addresses of 32 bits: a size that is wrong may be refused for being too large there.
+#define NARROW ((uint64_t)SIZE_MAX >> 32 == 0)
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 #define CHECK(ok, ...) do { if (!(ok)) { \

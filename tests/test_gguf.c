@@ -426,7 +426,7 @@ static int wrong_amounts(void) {
 static int verdict(const Raw *r, bool good, const char *says) {
     Err e = {""};
     int result = try_parse(r->bytes, r->n, &e);
-    CHECK(result == good && (good || strstr(e.msg, says)), "%d (%s), expected %d (%s)", result,
+    CHECK(result == good && (good || NARROW || strstr(e.msg, says)), "%d (%s), expected %d (%s)", result,
           e.msg, good, says);
     return PASS;
 }
@@ -691,7 +691,7 @@ static int far_away(void) {
     Err e = {""};
     FileOut o;
     Gguf g;
-    if (SIZE_MAX >> 32 == 0) return SKIP;
+    if (NARROW) return SKIP;
     GgufBuilder *b = gguf_builder(&e);
     gguf_add(b, "far.weight", T_F32, 2, (int64_t[4]){COLS, ROWS, 1, 1}, NULL);
     gguf_add(b, "last", T_F32, 1, (int64_t[4]){LAST, 1, 1, 1}, NULL);

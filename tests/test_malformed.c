@@ -9,6 +9,9 @@
 #include <unistd.h>
 
 static Err err;
+static bool says_so(int result, const char *says) {          // NULL: no error
+    return says ? result && (NARROW || strstr(err.msg, says)) : !result;
+}
 static const uint64_t top = UINT64_MAX;
 
 // ---- an index of GGUF -----------------------------------------------------------------------------
@@ -146,7 +149,7 @@ static int gguf_index(void) {
         Raw r;
         t[i].make(&r);
         int result = parse(&r);
-        CHECK(t[i].says ? result && strstr(err.msg, t[i].says) : !result, "%s: %d, \"%s\"", t[i].id, result, err.msg);
+        CHECK(says_so(result, t[i].says), "%s: %d, \"%s\"", t[i].id, result, err.msg);
     }
     return PASS;
 }
@@ -259,13 +262,14 @@ static int models(void) {
     for (int i = 0; i < COUNT(t); i++) {
         int result = changed(t[i].change, t[i].vocab);
         CHECK(result != -2, "%s", err.msg);
-        CHECK(t[i].says ? result && strstr(err.msg, t[i].says) : !result, "%s: %d, \"%s\"", t[i].id, result, err.msg);
+        CHECK(says_so(result, t[i].says), "%s: %d, \"%s\"", t[i].id, result, err.msg);
     }
     return PASS;
 }
 
 // CVE-2026-53923: a dimension that an int does not hold. The file has all its bytes, as a hole.
 static int rows_beyond_int(void) {
+    if (NARROW) return SKIP;
     const uint64_t rows = ((uint64_t)1 << 31) + 1;
     char path[] = "/tmp/tensorllm-malformed-XXXXXX";
     Gguf from, g;
@@ -368,7 +372,7 @@ static int safetensors(void) {
     };
     for (int i = 0; i < COUNT(t); i++) {
         int result = parse_st(t[i].header, t[i].length ? (uint64_t)t[i].length : strlen(t[i].header), t[i].data);
-        CHECK(t[i].says ? result && strstr(err.msg, t[i].says) : !result, "%s: %d, \"%s\"", t[i].id, result, err.msg);
+        CHECK(says_so(result, t[i].says), "%s: %d, \"%s\"", t[i].id, result, err.msg);
     }
     return PASS;
 }
