@@ -131,17 +131,23 @@ void out_remove_part(void) {
     if (open_part) remove_file(open_part);
 }
 
-static char *part_of(const char *path) {
-    const size_t n = strlen(path);
-    char *part = malloc(n + sizeof ".part");
-    if (part) memcpy(part, path, n), memcpy(part + n, ".part", sizeof ".part");
-    return part;
+typedef struct { char whole[4200], part[4208]; } OutNames;       // longer ones are of no file
+
+// The names that writing `path` takes: where a link leads, and the part beside it.
+static int names_of(const char *path, OutNames *to, Err *e) {
+    char *target = link_target(path);
+    if (!target)
+        return fail(e, "%s: %s", path, errno == ENOMEM ? "out of memory" : "is a link that leads nowhere");
+    snprintf(to->whole, sizeof to->whole, "%s", target);
+    snprintf(to->part, sizeof to->part, "%s.part", to->whole);
+    if (target != path) free(target);
+    return 0;
 }
 
 bool out_meets(const char *out, const char *path) {
-    char part[4200];                                 // names that are longer are of no file
-    snprintf(part, sizeof part, "%s.part", out);
-    return !strcmp(out, path) || same_file(out, path) || !strcmp(part, path) || same_file(part, path);
+    OutNames n;
+    if (names_of(out, &n, NULL)) return false;                   // nor will it be written
+    return !strcmp(out, path) || same_file(out, path) || !strcmp(n.part, path) || same_file(n.part, path);
 }
 
 int out_open(FileOut *o, const char *path, Err *e) {
@@ -149,10 +155,9 @@ int out_open(FileOut *o, const char *path, Err *e) {
     if (!*path) return fail(e, "the name of the file to write is empty");
     if (check_target(path, e)) return -1;
     if (is_standard_output(path)) return fail(e, "%s: is where standard output goes", path);
-    o->path = link_target(path);
-    if (!o->path && errno != ENOMEM) return fail(e, "%s: is a link that leads nowhere", path);
-    o->part = o->path ? part_of(o->path) : NULL;
-    if (!o->part) {
+    OutNames n;
+    if (names_of(path, &n, e)) return -1;
+    if (!(o->path = strdup(n.whole)) || !(o->part = strdup(n.part))) {
         out_abort(o);
         return fail(e, "%s: out of memory", path);
     }

@@ -97,7 +97,7 @@ typedef enum { PATH_NONE, PATH_FILE, PATH_FOLDER, PATH_OTHER, PATH_UNKNOWN } Pat
 PathKind path_kind(const char *path);
 bool same_file(const char *a, const char *b);          // both are there, and one
 bool is_standard_output(const char *path);             // a file, as the shell has opened it
-// What a link leads to; another path as it is. NULL: it leads nowhere, or no memory. Caller frees.
+// What a link leads to, freed by the caller; another path: itself. NULL: it leads nowhere, or no memory.
 char *link_target(const char *path);
 bool is_separator(char c);                             // of the parts of a path
 const char *path_name(const char *path);               // behind its last separator

@@ -157,6 +157,9 @@ if ln -s "$tmp/linked" "$tmp/link" 2>/dev/null && [ -L "$tmp/link" ]; then
     echo old >"$tmp/linked"
     $run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/link" -t 1 >/dev/null 2>&1
     [ -L "$tmp/link" ] && cmp -s "$tmp/linked" "$tmp/o1" && ok || bad "a link as --eval-out does not stay one"
+    cp "$tmp/model.tbin" "$tmp/linked.part"
+    refuses "a link to what the model is the part of" "on the way" $run "$tmp/linked.part" --eval "$tmp/items.jsonl" --eval-out "$tmp/link"
+    rm -f "$tmp/linked.part"
     if [ -e /proc/self/fd/1 ]; then
         ln -sf /proc/self/fd/1 "$tmp/link"
         $run $tbin --eval "$tmp/items.jsonl" --eval-out "$tmp/link" >"$tmp/log" 2>"$tmp/err"; code=$?
