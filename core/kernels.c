@@ -53,6 +53,23 @@ static const struct { const Kernels *k; const char *name; bool (*runs)(void); } 
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
 static const Kernels *current;
+int streams;
+
+void streams_set(int n) { streams = n == 4 ? 4 : 1; }
+
+int streams_get(void) {
+    if (!streams) {
+        const char *s = getenv("TENSORLLM_STREAMS");
+        bool four = false;
+#if defined(__x86_64__)
+        __builtin_cpu_init();
+        four = __builtin_cpu_is("intel");
+#endif
+        if (s && (strcmp(s, "1") == 0 || strcmp(s, "4") == 0)) four = s[0] == '4';
+        streams_set(four ? 4 : 1);
+    }
+    return streams;
+}
 
 // The best variant up to the cap that runs here; a name unknown here caps nothing.
 void kernels_init(void) {
@@ -66,6 +83,7 @@ void kernels_init(void) {
 
 const Kernels *kernels(void) {
     if (!current) kernels_init();
+    if (!streams) streams_get();
     return current;
 }
 
@@ -102,15 +120,20 @@ int threads_get(void) {
     return threads;
 }
 
-// What a token reads after a sweep over weights, as far as it is known: the next sweep's matrices. They
-// are fetched while the threads would wait, each thread the beginning of its own share: norms, attention
-// and the step to the next sweep otherwise leave the memory idle.
+// What a token reads after a sweep over weights, as far as it is known: the next sweep's matrices. The
+// beginning of each thread's share is fetched at the end of the sweep before, and more of it while the
+// threads would wait: norms, attention and the step to the next sweep otherwise leave the memory idle.
 typedef struct {
-    struct { const uint8_t *at; int64_t bytes; } run[4];
+    struct { const uint8_t *at; int64_t bytes, quarter; } run[4];
     int64_t bytes;                  // of all runs together; 0: nothing is known
     int threads;
 } Ahead;
 enum { LINE = 64, AHEAD_FEW = 4096, AHEAD_MANY = 131072 };   // bytes fetched in passing; while waiting
+
+// Byte k of a matrix in the order in which its lines are read (Then).
+static const uint8_t *in_order_of(const uint8_t *at, int64_t quarter, int64_t k) {
+    return streams > 1 ? at + k / LINE % 4 * quarter + k / (4 * LINE) * LINE : at + k;
+}
 
 // For a thread that waits for the state of the pool to open (state; NULL: it has something else to do).
 static void fetch_ahead(const Ahead *a, int thread, const uint64_t *state) {
@@ -119,10 +142,20 @@ static void fetch_ahead(const Ahead *a, int thread, const uint64_t *state) {
     const uint64_t before = state ? __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 : 0;
     for (int i = 0; i < 4 && left > 0; skip -= a->run[i++].bytes) {
         for (int64_t k = skip > 0 ? skip : 0; k < a->run[i].bytes && left > 0; k += LINE, left -= LINE) {
-            __builtin_prefetch(a->run[i].at + k, 0, 2);
+            __builtin_prefetch(in_order_of(a->run[i].at, a->run[i].quarter, k), 0, 2);
             if (state && left % 1024 == 0 && __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 != before) return;
         }
     }
+}
+
+// Where in the next sweep a thread begins.
+static void begin_of(const Ahead *a, int thread, Then *then) {
+    int64_t skip = a && a->bytes ? a->bytes / a->threads * thread : 0;
+    for (int i = 0; a && i < 4 && !then->at; skip -= a->run[i++].bytes)
+        if (skip < a->run[i].bytes) {
+            then->at = in_order_of(a->run[i].at, a->run[i].quarter, skip / (4 * LINE) * 4 * LINE);
+            then->between = a->run[i].quarter;
+        }
 }
 
 #ifdef THREADS
@@ -245,16 +278,26 @@ static void run_parts(int64_t n, int64_t share, int64_t part, int of, const Ahea
 
 #endif
 
+// How many threads work on n, and what each has of it.
+static int threads_for(int64_t n, int64_t grain) {
+    const int64_t most = n / (grain > 0 ? grain : 1);
+    return most < 1 ? 1 : most < threads_get() ? (int)most : threads_get();
+}
+static int64_t share_of(int64_t n, int64_t grain) {
+    const int of = threads_for(n, grain);
+    return (n + of - 1) / of;
+}
+
 static void parallel_sweep(int64_t n, int64_t grain, const Ahead *ahead,
                            void (*fn)(void *ctx, int64_t begin, int64_t end, int thread), void *ctx) {
     if (n <= 0) return;
 #ifdef THREADS
     // Parts of a range: so that a slow core holds nobody up; of a sweep that waits for memory, long reads.
-    const int64_t most = n / (grain > 0 ? grain : 1), each = ahead ? 4 : 16;
-    const int of = most < threads_get() ? (int)most : threads_get();
+    const int64_t most = n / (grain > 0 ? grain : 1), each = ahead ? 4 : 16, share = share_of(n, grain);
+    const int of = threads_for(n, grain);
     // The pool serves one caller at a time: a call from inside a part runs where it is.
     if (of > 1 && !__atomic_exchange_n(&pool.busy, 1, __ATOMIC_ACQUIRE)) {
-        const int64_t share = (n + of - 1) / of, parts = most / of < each ? most / of : each;
+        const int64_t parts = most / of < each ? most / of : each;
         run_parts(n, share, (share + parts - 1) / parts, of, ahead, fn, ctx);
         __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
         fetch_ahead(ahead, 0, NULL);
@@ -378,6 +421,8 @@ typedef struct {
     int n_out, n_in, of[MAX_OUT];    // of: which of the inputs an output has
     bool alone, few;                 // alone: what is quantised stands in row, else in act
     Input in[MAX_OUT];
+    int64_t share;                   // bytes of a thread
+    const Ahead *ahead;
 } MatmulJob;
 
 // The matrices stand one behind the other as one run of bytes; a thread takes the rows that begin
@@ -387,24 +432,42 @@ static int64_t rows_before(const Mat *w, int64_t stride, int64_t bytes) {
     return bytes <= 0 ? 0 : bytes / stride / 32 * 32;
 }
 
+static int64_t quarter_of(const Mat *w) { return (w->rows + 3) / 4 * stride_of(w); }
+
+// What a thread reads behind its rows of output i, whose own end is `end` bytes behind the beginning of that.
+static Then then_of(const MatmulJob *j, int i, int64_t end, int thread) {
+    const Mat *w = j->out[i].w;
+    const int64_t bytes = w->rows * (stride_of(w) + 1);
+    Then then = {.end = rows_before(w, stride_of(w) + 1, end)};
+    if (end > bytes && i + 1 < j->n_out) {
+        const Mat *next = j->out[i + 1].w;
+        then.at = next->data, then.between = quarter_of(next);
+    } else {
+        begin_of(j->ahead, thread, &then);
+    }
+    return then;
+}
+
 static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const MatmulJob *j = ctx;
-    (void)thread;
+    int64_t last = j->share * (thread + 1);
     for (int i = 0; i < j->n_out; i++) {
         const Mat *w = j->out[i].w;
         const Input *in = &j->in[j->of[i]];
         const int64_t stride = stride_of(w) + 1;    // + 1: no division by 0 for no columns
         const int64_t r0 = rows_before(w, stride, begin), r1 = rows_before(w, stride, end);
+        const Then then = r0 < r1 && j->few ? then_of(j, i, last, thread) : (Then){0};
         if (r0 < r1 && integer_type(w->type) && j->alone)
-            kernels()->quant_row(w, r0, r1, &in->row, j->out[i].y);
+            kernels()->quant_row(w, r0, r1, &in->row, j->out[i].y, &then);
         else if (r0 < r1 && integer_type(w->type))
             kernels()->quant_rows(w, r0, r1, &in->act, j->n, j->out[i].y, w->rows);
         else if (r0 < r1 && float_type(w->type) && !j->few)
             kernels()->turned_rows(w, r0, r1, in->turned, j->n, j->out[i].y, w->rows);
         else if (r0 < r1)
-            kernels()->dot_rows(w, r0, r1, in->x, j->n, j->out[i].y, w->rows);
+            kernels()->dot_rows(w, r0, r1, in->x, j->n, j->out[i].y, w->rows, &then);
         begin -= w->rows * stride;
         end -= w->rows * stride;
+        last -= w->rows * stride;
     }
 }
 
@@ -426,6 +489,7 @@ static const Ahead *sweep_order(const Linear *out, int n_out, Ahead *next) {
         const int64_t bytes = out[i].w->rows * stride_of(out[i].w);
         if (bytes <= 0 || k == 4) continue;
         if (!k) first = out[i].w->data;
+        now.run[k].quarter = quarter_of(out[i].w);
         now.run[k].at = out[i].w->data, now.run[k++].bytes = bytes;
         now.bytes += bytes;
     }
@@ -499,8 +563,9 @@ void matmul(Scratch *s, int64_t n, const Linear *out, int n_out) {
         j.n = n - t < slice ? n - t : slice;
         if (made) prepare_inputs(&j, s, cols);
         Ahead next;
-        const Ahead *ahead = n == 1 ? sweep_order(out, n_out, &next) : NULL;
-        parallel_sweep(bytes, grain_for(j.n), ahead, matmul_part, &j);
+        j.ahead = n == 1 ? sweep_order(out, n_out, &next) : NULL;
+        j.share = share_of(bytes, grain_for(j.n));
+        parallel_sweep(bytes, grain_for(j.n), j.ahead, matmul_part, &j);
         for (int i = 0; i < n_out; i++)
             if (j.out[i].y) j.out[i].y += j.n * j.out[i].w->rows;
         for (int k = 0; k < j.n_in; k++) j.in[k].x += j.n * j.in[k].cols;
@@ -525,7 +590,7 @@ void matmul_naive(int64_t n, const Linear *out, int n_out) {
 }
 
 void matmul_block(const Mat *w, const float *x, int64_t n, float *y, int64_t ldy) {
-    if (w->rows > 0) kernels()->dot_rows(w, 0, w->rows, x, n, y, ldy);
+    if (w->rows > 0) kernels()->dot_rows(w, 0, w->rows, x, n, y, ldy, NULL);
 }
 
 // ---- the transposed product ---------------------------------------------------------------------

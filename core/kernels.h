@@ -16,6 +16,11 @@ void kernels_init(void);
 const char *kernels_isa(void);                 // of the variant in use
 int kernels_select(const char *isa);           // for tests: -1 when this machine cannot run it
 
+// In how many streams one thread reads weights that wait for memory: 4 on Intel's processors, which then read
+// more, else 1. Environment TENSORLLM_STREAMS says otherwise: 1 or 4. Results are the same to the bit.
+void streams_set(int n);
+int streams_get(void);
+
 void threads_set(int n);                       // 1 .. 256; default: OMP_NUM_THREADS, else the cores
 int threads_get(void);
 // fn(ctx, begin, end, thread) over 0..n in contiguous parts, at least `grain` items a part. A

@@ -3,21 +3,27 @@
 // ---- rows against f32 activations ---------------------------------------------------------------
 
 // out[t][r] = sum of w[r] x[t] over n columns, for 4 rows and `tokens` tokens. Many tokens: all at once,
-// 4 tokens products for 4 + tokens loads. Few tokens wait for memory, which is quickest when rows are
-// read one behind the other as they stand. type, tokens and few are constants wherever this is used.
-INLINE void dot_tile(int type, int tokens, bool few, const uint8_t *const w[4], const float *const *x,
-                     int64_t n, float (*out)[4]) {
+// 4 tokens products for 4 + tokens loads. Few tokens wait for memory and read the rows as Fours says.
+// type, tokens and few are constants wherever this is used.
+INLINE void dot_tile(int type, int tokens, bool few, const uint8_t *const w[4], const uint8_t *const fetch[4],
+                     const float *const *x, int64_t n, float (*out)[4]) {
     vf acc[4][TILE] = {0}, xv[TILE];
     const int64_t whole = n / LANES * LANES, size = type == T_F32 ? 4 : 2;
+    const int64_t turn = streams > 1 ? TURN / size : n;
+    for (int64_t c = 0; c < whole && few; c += turn) {
+        const int64_t end = least(c + turn, whole);
+        UNROLL
+        for (int r = 0; r < 4; r++) {
+            for (int64_t i = c; i < end; i += LANES) {
+                __builtin_prefetch(fetch[r] + i * size, 0, 3);
+                const vf wv = load_as(type, w[r], i);
+                EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, load(x[t] + i), acc[r][t]);
+            }
+        }
+    }
     UNROLL
     for (int r = 0; r < 4; r++) {
-        if (!few) break;
-        for (int64_t i = 0; i < whole; i += LANES) {
-            __builtin_prefetch(w[r] + i * size + AHEAD, 0, 2);
-            const vf wv = load_as(type, w[r], i);
-            EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, load(x[t] + i), acc[r][t]);
-        }
-        if (whole == n) continue;
+        if (!few || whole == n) break;
         const vf wv = load_first_as(type, w[r], whole, n - whole);
         EACH(t, tokens, TILE) acc[r][t] = mul_add(wv, load_first(x[t] + whole, n - whole), acc[r][t]);
     }
@@ -58,10 +64,12 @@ INLINE void dot_tile(int type, int tokens, bool few, const uint8_t *const w[4], 
 
 // Each combination is a function of its own: left to a switch, compilers merge the calls first and
 // then no longer see the constants.
-typedef void DotTile(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]);
+typedef void DotTile(const uint8_t *const w[4], const uint8_t *const fetch[4], const float *const *x,
+                     int64_t n, float (*out)[4]);
 #define DOT_TILE(name, type, tokens, few) \
-    static void name(const uint8_t *const w[4], const float *const *x, int64_t n, float (*out)[4]) { \
-        dot_tile(type, tokens, few, w, x, n, out); \
+    static void name(const uint8_t *const w[4], const uint8_t *const fetch[4], const float *const *x, \
+                     int64_t n, float (*out)[4]) { \
+        dot_tile(type, tokens, few, w, fetch, x, n, out); \
     }
 DOT_TILE(dot_f32_1, T_F32, 1, true)
 DOT_TILE(dot_f32_2, T_F32, 2, true)
@@ -83,42 +91,60 @@ static DotTile *dot_kernel(int type, int64_t tokens, bool few) {
     return kernels[type == T_F16 ? 1 : type == T_BF16 ? 2 : 0][tokens < 3 ? tokens - 1 : 2];
 }
 
-// Four rows (fewer at the end: the last is then repeated, and not stored) against up to TILE
-// tokens, over columns c .. c + n; the sums are added to y except for the first chunk.
-static void dot_block(int type, const uint8_t *base, size_t stride, int64_t rows, const float *x, int64_t ldx,
-                      int64_t tokens, bool few, int64_t c, int64_t n, float *y, int64_t ldy) {
-    const uint8_t *w[4];
+// Four rows, of which those below `end` are stored, row i at to[i], against up to TILE tokens over columns
+// c .. c + n; the sums are added to y except for the first chunk.
+static void dot_block(DotTile *tile, const uint8_t *const w[4], const uint8_t *const fetch[4],
+                      const int64_t to[4], int64_t end, const float *x, int64_t ldx, int64_t tokens,
+                      int64_t c, int64_t n, float *y, int64_t ldy) {
     const float *xs[TILE];
     float out[TILE][4] __attribute__((aligned(64)));
-    for (int r = 0; r < 4; r++) w[r] = base + (size_t)(r < rows ? r : rows - 1) * stride;
     for (int t = 0; t < TILE; t++) xs[t] = x + (t < tokens ? t : tokens - 1) * ldx + c;
-    dot_kernel(type, tokens, few)(w, xs, n, out);
-    for (int64_t t = 0; t < tokens; t++) {
-        if (rows >= 4 && c == 0) memcpy(y + t * ldy, out[t], sizeof out[t]);
-        else for (int64_t r = 0; r < rows && r < 4; r++)
-            y[t * ldy + r] = c == 0 ? out[t][r] : y[t * ldy + r] + out[t][r];
+    tile(w, fetch, xs, n, out);
+    for (int64_t t = 0; t < tokens; t++)
+        for (int r = 0; r < 4 && to[r] < end; r++)
+            y[t * ldy + to[r]] = c == 0 ? out[t][r] : y[t * ldy + to[r]] + out[t][r];
+}
+
+// Rows of floats that wait for memory.
+static void few_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
+                     int64_t ldy, const Then *then) {
+    const int64_t size = w->type == T_F32 ? 4 : 2, cols = w->cols;
+    const Fours f = fours(w, cols * size, r0, r1, then);
+    for (int64_t g = 0; g < f.groups; g++) {
+        int64_t to[4];
+        const uint8_t *row[4], *fetch[4];
+        four_rows(&f, g, to, row, fetch);
+        for (int64_t c = 0; c < cols; c += CHUNK) {
+            for (int64_t t = 0; t < n; t += TILE) {
+                const int64_t tokens = least(n - t, TILE);
+                dot_block(dot_kernel(w->type, tokens, true), row, fetch, to, w->rows, x + t * cols, cols,
+                          tokens, c, least(cols - c, CHUNK), y + t * ldy, ldy);
+            }
+            for (int i = 0; i < 4; i++) row[i] += CHUNK * size, fetch[i] += CHUNK * size;
+        }
     }
 }
 
 static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
-                     int64_t ldy) {
+                     int64_t ldy, const Then *then) {
     const TypeInfo *type = type_info(w->type);
     const uint8_t *data = w->data;
     const int64_t cols = w->cols;
     const size_t stride = (size_t)(cols / type->block) * (size_t)type->bytes;
-    const bool floats = type->block == 1;
     float panel[PANEL * CHUNK] __attribute__((aligned(64)));
 
     if (cols == 0)
         for (int64_t t = 0; t < n; t++) memset(y + t * ldy + r0, 0, (size_t)(r1 - r0) * sizeof *y);
+    if (type->block == 1 && n <= 2 * TILE) {
+        few_rows(w, r0, r1, x, n, y, ldy, then);
+        return;
+    }
     for (int64_t t0 = 0; t0 < n; t0 += TOKENS) {
         const int64_t tokens = least(n - t0, TOKENS);
-        // Few tokens, or f32: straight from the weights. Otherwise unpacked once for all tokens.
-        const bool direct = floats && (w->type == T_F32 || tokens <= 2 * TILE);
-        const bool few = direct && tokens <= 2 * TILE;
+        const bool direct = w->type == T_F32;    // the others are unpacked once for all tokens
         // While tokens are computed with some rows, the bytes behind these are fetched, a piece a tile.
         const int64_t tiles = (tokens + TILE - 1) / TILE * ((cols + CHUNK - 1) / CHUNK);
-        const int64_t piece = !few && tiles ? PANEL * (int64_t)stride / tiles + 64 : 0;
+        const int64_t piece = tiles ? PANEL * (int64_t)stride / tiles + 64 : 0;
         for (int64_t r = r0; r < r1; r += PANEL) {
             const int64_t rows = least(r1 - r, PANEL);
             const uint8_t *ahead = data + (size_t)(r + PANEL) * stride;
@@ -126,15 +152,17 @@ static void dot_rows(const Mat *w, int64_t r0, int64_t r1, const float *x, int64
                 const int64_t m = least(cols - c, CHUNK);
                 for (int64_t i = 0; i < rows && !direct; i++)
                     unpack(w->type, data + (size_t)(r + i) * stride, c, panel + i * CHUNK, m);
+                const uint8_t *base = (const uint8_t *)panel;
+                const size_t step = direct ? stride : 4 * CHUNK;
+                if (direct) base = data + (size_t)r * stride + (size_t)c * 4;
                 for (int64_t t = 0; t < tokens; t += TILE, ahead += piece) {
                     for (int64_t k = 0; k < piece; k += 64) __builtin_prefetch(ahead + k, 0, 2);
                     for (int64_t i = 0; i < rows; i += 4) {
-                        const uint8_t *base = direct
-                            ? data + (size_t)(r + i) * stride + (size_t)c * (size_t)type->bytes
-                            : (const uint8_t *)(panel + i * CHUNK);
-                        dot_block(direct ? w->type : T_F32, base, direct ? stride : 4 * CHUNK,
-                                  rows - i, x + (t0 + t) * cols, cols, least(tokens - t, TILE), few, c,
-                                  m, y + (t0 + t) * ldy + r + i, ldy);
+                        const int64_t to[4] = {i, i + 1, i + 2, i + 3}, together = least(tokens - t, TILE);
+                        const uint8_t *row[4];
+                        for (int j = 0; j < 4; j++) row[j] = base + (size_t)least(i + j, rows - 1) * step;
+                        dot_block(dot_kernel(T_F32, together, false), row, row, to, rows, x + (t0 + t) * cols,
+                                  cols, together, c, m, y + (t0 + t) * ldy + r, ldy);
                     }
                 }
             }

@@ -23,11 +23,22 @@ typedef struct {
 } RowAct;
 enum { ROW_BLOCKS = 4 };     // at most so many blocks together; arrays of RowAct are whole times so long
 
+// Rows that wait for memory are read in one stream or four (kernels.h). In four, row i ceil(rows / 4) + g has
+// place 4 g + i in the order in which rows are computed; in one, rows have the places of their numbers. A
+// thread's places go on to `end`, past those that are to be computed now; then it reads what stands at `at`.
+typedef struct {
+    int64_t end;
+    const uint8_t *at;       // NULL: not known
+    int64_t between;         // stream i of it begins at at + i between
+} Then;
+extern int streams;          // 0: not chosen yet, and taken as 1
+
 typedef struct {
     const char *name;
-    // y[t * ldy + r] = W[r] . x[t] for r in r0 .. r1, f32 activations x (n, cols).
+    // y[t * ldy + r] = W[r] . x[t] for r in r0 .. r1, f32 activations x (n, cols). Floats and up to 8 tokens:
+    // for the rows at the places r0 .. r1, r0 a multiple of 4, r1 too or all rows. then may be NULL.
     void (*dot_rows)(const Mat *w, int64_t r0, int64_t r1, const float *x, int64_t n, float *y,
-                     int64_t ldy);
+                     int64_t ldy, const Then *then);
     // The same for F32, F16, BF16 weights and activations turned (kernels_float.h), in another order. Tokens
     // are turned a vector of `lanes` at a time, v0 .. v1 of all n; they take whole vectors of room.
     int64_t lanes;
@@ -38,8 +49,8 @@ typedef struct {
     void (*quant_rows)(const Mat *w, int64_t r0, int64_t r1, const Act *x, int64_t n, float *y,
                        int64_t ldy);
     void (*quantise)(const float *x, int64_t t0, int64_t t1, int64_t cols, const Act *out);
-    // One token: y[r] = W[r] . x.
-    void (*quant_row)(const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y);
+    // One token: y[r] = W[r] . x for the rows at the places r0 .. r1, as above.
+    void (*quant_row)(const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y, const Then *then);
     void (*quantise_row)(const float *x, int64_t cols, const RowAct *out);
     // y[t * ldy + c] += sum_r x[t * ldx + r] W[r][c] for c in c0 .. c1, multiples of the block.
     void (*columns)(const Mat *w, int64_t c0, int64_t c1, const float *x, int64_t ldx, int64_t n,

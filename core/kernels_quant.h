@@ -81,58 +81,66 @@ static void quantise_row(const float *x, int64_t cols, const RowAct *out) {
     }
 }
 
-// acc[i] = what the lanes sum of the row at p[i]. Weights are shifted as in quant_step. Q8_0 waits for
-// memory, which likes one row better; the 4-bit types wait for loads, which two rows share.
-INLINE void quant_sums(int type, int rows, const uint8_t *const *p, int64_t blocks, const RowAct *x,
-                       vf *acc) {
+// acc[r] += what the lanes sum of GROUP blocks (of `left`, if that is fewer) of the row at p[r], from block b
+// on. Weights are shifted as in quant_step.
+INLINE void quant_group(int type, int rows, const uint8_t *const *p, const uint8_t *const *fetch,
+                        int64_t b, int64_t left, const RowAct *x, vf *acc) {
     const int64_t bytes = block_bytes(type);
-    EACH(r, rows, 2) acc[r] = set1(0);
-    for (int64_t b = 0; b < blocks; b += GROUP) {
-        const vi q[2] = {(vi)load(x->q + 32 * b), (vi)load(x->q + 32 * b + 4 * LANES)};
-        const vi l[2] = {(vi)load(x->l + 32 * b), (vi)load(x->l + 32 * b + 4 * LANES)};
-        const vi bias = type == T_Q4_0 ? (vi)load(x->bias + 4 * b) >> 4
-                      : type == T_Q8_0 && Q8_FLIP ? (vi)load(x->bias + 4 * b) : set1_i(0);
-        const vf dx = load(x->d + 4 * b);
-        EACH(r, rows, 2) {
-            vi w[2];
-            vf d, m;
-            for (int64_t k = 0; k < GROUP * bytes; k += 64)
-                __builtin_prefetch(p[r] + b * bytes + k + AHEAD, 0, 2);
-            if (b + GROUP <= blocks) row_group(type, p[r] + b * bytes, bytes, GROUP, w, &d, &m);
-            else row_group(type, p[r] + b * bytes, bytes, blocks - b, w, &d, &m);
-            vi s = set1_i(0), low = bias;
-            UNROLL
-            for (int i = 0; i < 2; i++) {
-                s = type == T_Q8_0 ? dot_s(s, w[i], q[i]) : dot_u(s, w[i], q[i]);
-                low = type == T_Q8_0 ? dot_s(low, w[i], l[i]) : dot_u(low, w[i], l[i]);
-            }
-            acc[r] = mul_add(to_float(s * 256 + low), d * dx, acc[r]);
-            if (type == T_Q4_1) acc[r] = mul_add(m, load(x->s + 4 * b), acc[r]);
+    const vi q[2] = {(vi)load(x->q + 32 * b), (vi)load(x->q + 32 * b + 4 * LANES)};
+    const vi l[2] = {(vi)load(x->l + 32 * b), (vi)load(x->l + 32 * b + 4 * LANES)};
+    const vi bias = type == T_Q4_0 ? (vi)load(x->bias + 4 * b) >> 4
+                  : type == T_Q8_0 && Q8_FLIP ? (vi)load(x->bias + 4 * b) : set1_i(0);
+    const vf dx = load(x->d + 4 * b);
+    EACH(r, rows, 2) {
+        vi w[2];
+        vf d, m;
+        for (int64_t k = 0; k + 16 < GROUP * bytes; k += 64)   // not a line for the last few bytes
+            __builtin_prefetch(fetch[r] + b * bytes + k, 0, 3);
+        row_group(type, p[r] + b * bytes, bytes, left, w, &d, &m);
+        vi s = set1_i(0), low = bias;
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            s = type == T_Q8_0 ? dot_s(s, w[i], q[i]) : dot_u(s, w[i], q[i]);
+            low = type == T_Q8_0 ? dot_s(low, w[i], l[i]) : dot_u(low, w[i], l[i]);
         }
+        acc[r] = mul_add(to_float(s * 256 + low), d * dx, acc[r]);
+        if (type == T_Q4_1) acc[r] = mul_add(m, load(x->s + 4 * b), acc[r]);
     }
 }
 
-INLINE void quant_row_of(int type, const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y) {
+// Q8_0 waits for memory and takes one row at a time; the 4-bit types wait for loads, which two rows share.
+INLINE void quant_row_of(int type, const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y,
+                         const Then *then) {
     const int rows = type == T_Q8_0 ? 1 : 2;
     const int64_t blocks = w->cols / 32, bytes = block_bytes(type);
-    for (int64_t r = r0; r < r1; r += 4) {
-        const uint8_t *row[4];
+    const int64_t turn = streams > 1 && blocks * bytes > 2 * TURN ? TURN / bytes / GROUP * GROUP : blocks;
+    const Fours f = fours(w, blocks * bytes, r0, r1, then);
+    for (int64_t g = 0; g < f.groups; g++) {
+        const uint8_t *row[4], *fetch[4];
+        int64_t to[4];
         vf acc[4];
         float out[4];
+        four_rows(&f, g, to, row, fetch);
         UNROLL
-        for (int i = 0; i < 4; i++)
-            row[i] = (const uint8_t *)w->data + least(r + i, r1 - 1) * blocks * bytes;
-        UNROLL
-        for (int i = 0; i < 4; i += rows) quant_sums(type, rows, row + i, blocks, x, acc + i);
+        for (int i = 0; i < 4; i++) acc[i] = set1(0);
+        for (int64_t c = 0; c < blocks; c += turn) {
+            const int64_t end = least(c + turn, blocks);
+            UNROLL
+            for (int i = 0; i < 4; i += rows)
+                for (int64_t b = c; b < end; b += GROUP) {
+                    if (b + GROUP <= end) quant_group(type, rows, row + i, fetch + i, b, GROUP, x, acc + i);
+                    else quant_group(type, rows, row + i, fetch + i, b, end - b, x, acc + i);
+                }
+        }
         sum4(acc[0], acc[1], acc[2], acc[3], out);
-        memcpy(y + r, out, (size_t)least(r1 - r, 4) * sizeof *y);
+        for (int i = 0; i < 4 && to[i] < f.rows; i++) y[to[i]] = out[i];
     }
 }
 
-static void quant_row(const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y) {
-    if (w->type == T_Q8_0) quant_row_of(T_Q8_0, w, r0, r1, x, y);
-    else if (w->type == T_Q4_0) quant_row_of(T_Q4_0, w, r0, r1, x, y);
-    else quant_row_of(T_Q4_1, w, r0, r1, x, y);
+static void quant_row(const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y, const Then *then) {
+    if (w->type == T_Q8_0) quant_row_of(T_Q8_0, w, r0, r1, x, y, then);
+    else if (w->type == T_Q4_0) quant_row_of(T_Q4_0, w, r0, r1, x, y, then);
+    else quant_row_of(T_Q4_1, w, r0, r1, x, y, then);
 }
 
 // ---- many tokens --------------------------------------------------------------------------------

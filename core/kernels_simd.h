@@ -190,10 +190,9 @@ INLINE void row_group(int type, const uint8_t *p, int64_t bytes, int64_t left, v
         *m = _mm512_permutexvar_ps(_mm512_add_epi32(_mm512_slli_epi32(each, 1), _mm512_set1_epi32(1)), both);
         return;
     }
-    __m128i h = _mm_cvtsi32_si128((int)load_u16(b[0]));
-    h = _mm_insert_epi16(h, (int)load_u16(b[1]), 1);
-    h = _mm_insert_epi16(h, (int)load_u16(b[2]), 2);
-    h = _mm_insert_epi16(h, (int)load_u16(b[3]), 3);
+    const uint64_t low = load_u16(b[0]) | (uint64_t)load_u16(b[1]) << 16;
+    const uint64_t high = load_u16(b[2]) | (uint64_t)load_u16(b[3]) << 16;
+    const __m128i h = _mm_cvtsi64_si128((long long)(high << 32 | low));
     *d = _mm512_permutexvar_ps(each, _mm512_castps128_ps512(_mm_cvtph_ps(h)));
     *m = set1(0);
 }

@@ -19,7 +19,6 @@
 enum {
     CHUNK = 1024,         // columns of dot_rows
     PANEL = 8,            // rows unpacked at a time: PANEL * CHUNK floats are 32 kB
-    AHEAD = 8192,         // bytes: so long before its use what one token needs is fetched
     TOKENS = 128,         // tokens that share a sweep over the weights: their chunks stay in L2
     QBLOCKS = 16 / QPANELS,   // blocks of panels of quantised rows, 18 kB with 16 lanes
 };
@@ -27,6 +26,37 @@ enum {
 #include "kernels_unpack.h"
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Rows that wait for memory, four at a time (Then, in kernels_impl.h). In one stream they stand one behind
+// the other and are read so; in four they are a quarter of the matrix apart and take turns, TURN bytes each.
+// What is fetched ahead stands so many bytes further in the same stream; at its end, where the next begins.
+enum { TURN = 512 };
+typedef struct {
+    const uint8_t *data, *then;
+    int64_t stride, rows, groups, first, next, between;  // row i of group g: first + g next + i between
+    int64_t ahead, end, then_between;
+} Fours;
+INLINE Fours fours(const Mat *w, int64_t stride, int64_t r0, int64_t r1, const Then *then) {
+    const bool apart = streams > 1;
+    Fours f = {.data = w->data, .stride = stride, .rows = w->rows, .groups = (r1 - r0 + 3) / 4};
+    f.first = apart ? r0 / 4 : r0, f.next = apart ? 1 : 4, f.between = apart ? (w->rows + 3) / 4 : 1;
+    f.ahead = apart ? 4096 : 8192, f.end = INT64_MAX;
+    if (!then || !then->at) return f;
+    f.end = (apart ? (then->end + 3) / 4 : then->end) * stride;
+    f.then = then->at, f.then_between = then->between;
+    return f;
+}
+// The rows of a group, and what is fetched while they are read. One that is not there is the last again.
+INLINE void four_rows(const Fours *f, int64_t g, int64_t to[4], const uint8_t *row[4],
+                      const uint8_t *fetch[4]) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        to[i] = f->first + g * f->next + i * f->between;
+        row[i] = f->data + least(to[i], f->rows - 1) * f->stride;
+        const int64_t past = to[streams > 1 ? 0 : i] * f->stride + f->ahead - f->end;
+        fetch[i] = past < 0 ? row[i] + f->ahead : f->then + past + (streams > 1 ? i : 0) * f->then_between;
+    }
+}
 
 #include "kernels_float.h"
 #include "kernels_quant.h"
@@ -358,11 +388,20 @@ static void to_f16(const float *src, uint16_t *dst, int64_t n) {
 }
 
 static uint64_t read_all_of(const void *p, size_t size) {
-    const uint8_t *b = p;
+    const Mat m = {.data = p, .rows = (int64_t)(size / TURN)};
+    const Fours f = fours(&m, TURN, 0, m.rows, NULL);
     vi acc[8] = {0};
-    for (size_t i = 0; i < size; i += sizeof acc) {
-        UNROLL
-        for (int j = 0; j < 8; j++) acc[j] ^= (vi)load(b + i + (size_t)j * sizeof(vi));
+    for (int64_t g = 0; g < f.groups; g++) {
+        int64_t to[4];
+        const uint8_t *row[4], *fetch[4];
+        four_rows(&f, g, to, row, fetch);
+        for (int r = 0; r < 4; r++)
+            for (int64_t i = 0; i < TURN; i += (int64_t)sizeof acc) {
+                for (int64_t k = 0; k < (int64_t)sizeof acc; k += 64)
+                    __builtin_prefetch(fetch[r] + i + k, 0, 3);
+                UNROLL
+                for (int j = 0; j < 8; j++) acc[j] ^= (vi)load(row[r] + i + j * (int64_t)sizeof(vi));
+            }
     }
     uint64_t total = 0;
     for (int j = 0; j < 8; j++)

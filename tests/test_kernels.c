@@ -304,6 +304,57 @@ static int few_bits(void) {
     return result;
 }
 
+// In four streams the bits of one: any number of rows, rows shorter and longer than a turn, several matrices
+// of one sweep, what the next reads known (from the second time on) or not, any number of threads.
+static int streams_bits(void) {
+    enum { FEW = 8, MOST = 333, WIDE = 2080, OTHER = 70 };
+    static const int types[] = {T_F32, T_F16, T_BF16, T_Q8_0, T_Q4_0, T_Q4_1};
+    static const int64_t sizes[] = {1, 3, 4, 5, 34, MOST}, widths[] = {64, 576, WIDE};
+    const int before = threads_get(), streams_before = streams_get();
+    Scratch s;
+    Err e;
+    int result = PASS;
+    CHECK(scratch_init(&s, FEW, 2 * WIDE, &e) == 0, "%s", e.msg);
+    for (int i = 0; i < COUNT(types) * COUNT(widths) && result == PASS; i++) {
+        const int64_t cols = widths[i % COUNT(widths)];
+        const int type = types[i / COUNT(widths)];
+        float *x = floats(FEW * WIDE), *y = floats(FEW * MOST), *want = floats(FEW * MOST);
+        float *z = floats(FEW * OTHER), *want_z = floats(FEW * OTHER), *x_z = floats(FEW * 96);
+        Mat beside = random_mat(T_Q8_0, OTHER, 96, 0);
+        fill(x, FEW * WIDE);
+        fill(x_z, FEW * 96);
+        for (int r = 0; r < COUNT(sizes) && result == PASS; r++) {
+            Mat w = random_mat(type, sizes[r], cols, 1);
+            const Linear one[] = {{&w, x, want}, {&beside, x_z, want_z}};
+            const Linear both[] = {{&w, x, y}, {&beside, x_z, z}};
+            FOR_EACH_ISA(v) {
+                for (int n = 1; n <= FEW && result == PASS; n += n < 2 ? 1 : 3) {
+                    streams_set(1);
+                    threads_set(1);
+                    matmul(&s, n, one, 2);
+                    streams_set(4);
+                    for (int k = 0; k < 6 && result == PASS; k++) {
+                        threads_set(k % 3 + 1);
+                        memset(y, 0, (size_t)(n * w.rows) * sizeof *y);
+                        memset(z, 0, (size_t)(n * OTHER) * sizeof *z);
+                        matmul(&s, n, both, 2);
+                        result = same_bits("streams", want, y, n * w.rows);
+                        if (result == PASS) result = same_bits("beside streams", want_z, z, n * OTHER);
+                    }
+                }
+            }
+            if (result != PASS)
+                printf("  %s (%lld, %lld)\n", type_info(type)->name, (long long)w.rows, (long long)cols);
+        }
+        free_all();
+    }
+    threads_set(before);
+    streams_set(streams_before);
+    scratch_free(&s);
+    kernels_init();
+    return result;
+}
+
 // A NaN among quantised activations reaches the results; other tokens stay whole.
 static int matmul_nan(void) {
     enum { COLS = 64, ROWS = 5, N = 3 };
@@ -971,7 +1022,7 @@ static const Test tests[] = {
     {"matmul_floats", matmul_floats}, {"matmul_wide", matmul_wide},
     {"matmul_integers", matmul_integers}, {"matmul_others", matmul_others},
     {"matmul_exact_integers", matmul_exact_integers}, {"matmul_bits", matmul_bits},
-    {"few tokens of floats, and each alone", few_bits},
+    {"few tokens of floats, and each alone", few_bits}, {"four streams and one", streams_bits},
     {"matmul_nan", matmul_nan}, {"matmul_tiny", matmul_tiny}, {"scratch_limits", scratch_limits},
     {"matmul_t_values", matmul_t_values}, {"matmul_t_bits", matmul_t_bits},
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},
