@@ -589,8 +589,10 @@ void attend(const Attend *a, AttendScratch *s) {
     j.tasks = j.n_groups * (j.split ? j.n_segments : j.n_chunks);
 
     // A thread for every 160 k multiply-adds or so: two microseconds.
-    const double work = (double)a->n * (double)a->n_heads * (double)seen *
-                        (double)(j.early ? c->k_width + c->z_width + j.width : a->q_width + j.width);
+    double row = (double)seen * (double)(j.early ? c->k_width + c->z_width + j.width : a->q_width + j.width);
+    if (j.early) row += (double)(a->q_width - c->k_width) * (double)c->z_width;      // M^T q
+    if (j.late) row += (double)j.width * (double)j.shape.out_width;                  // M sum
+    const double work = (double)a->n * (double)a->n_heads * row;
     const int64_t useful = work > 163840.0 * 256 ? 256 : (int64_t)(work / 163840) + 1;
     if (j.split && j.early)
         parallel_for(c->n_kv, (c->n_kv + threads - 1) / threads, absorb_worker, &j);
