@@ -15,7 +15,8 @@ typedef struct {
 } Act;
 // The same numbers of one token, as a row of weights meets them: LANES / 4 blocks together, first the
 // first 16 numbers of each, then the others; whatever there is once for 8 of a block's numbers, 4 from
-// either half, stands in a lane of its own. Zeros behind the last block.
+// either half, stands in a lane of its own. A group of one or two last blocks is filled with these again, as
+// the last blocks of several rows meet it; one of three of four with zeros.
 typedef struct {
     int8_t *q, *l;           // (cols)
     int32_t *bias;           // (cols/8): -128 times the sum of 256 q + l of the eight

@@ -62,8 +62,10 @@ static void quantise_row(const float *x, int64_t cols, const RowAct *out) {
         int32_t each[32] = {0};
         vi both[BLOCK_VECS];
         float d = 0;
-        if (b < blocks) {
-            d = round_block(x + 32 * b, q, l, both);
+        const int64_t left = blocks % GROUP;
+        const int64_t from = b < blocks ? b : left == 1 ? blocks - 1 : left == 2 ? b - 2 : blocks;
+        if (from < blocks) {
+            d = round_block(x + 32 * from, q, l, both);
             memcpy(each, both, sizeof each);
         }
         const int64_t at = b / GROUP * GROUP * 32 + b % GROUP * 16;
@@ -81,30 +83,37 @@ static void quantise_row(const float *x, int64_t cols, const RowAct *out) {
     }
 }
 
-// acc[r] += what the lanes sum of GROUP blocks (of `left`, if that is fewer) of the row at p[r], from block b
-// on. Weights are shifted as in quant_step.
-INLINE void quant_group(int type, int rows, const uint8_t *const *p, const uint8_t *const *fetch,
-                        int64_t b, int64_t left, const RowAct *x, vf *acc) {
-    const int64_t bytes = block_bytes(type);
+// acc + what the lanes sum of GROUP blocks against the activations from block b on. Weights are shifted as in
+// quant_step.
+INLINE vf quant_group(int type, const uint8_t *const block[GROUP], int64_t b, const RowAct *x, vf acc) {
     const vi q[2] = {(vi)load(x->q + 32 * b), (vi)load(x->q + 32 * b + 4 * LANES)};
     const vi l[2] = {(vi)load(x->l + 32 * b), (vi)load(x->l + 32 * b + 4 * LANES)};
-    const vi bias = type == T_Q4_0 ? (vi)load(x->bias + 4 * b) >> 4
-                  : type == T_Q8_0 && Q8_FLIP ? (vi)load(x->bias + 4 * b) : set1_i(0);
-    const vf dx = load(x->d + 4 * b);
-    EACH(r, rows, 2) {
-        vi w[2];
-        vf d, m;
-        for (int64_t k = 0; k + 16 < GROUP * bytes; k += 64)   // not a line for the last few bytes
-            __builtin_prefetch(fetch[r] + b * bytes + k, 0, 3);
-        row_group(type, p[r] + b * bytes, bytes, left, w, &d, &m);
-        vi s = set1_i(0), low = bias;
-        UNROLL
-        for (int i = 0; i < 2; i++) {
-            s = type == T_Q8_0 ? dot_s(s, w[i], q[i]) : dot_u(s, w[i], q[i]);
-            low = type == T_Q8_0 ? dot_s(low, w[i], l[i]) : dot_u(low, w[i], l[i]);
-        }
-        acc[r] = mul_add(to_float(s * 256 + low), d * dx, acc[r]);
-        if (type == T_Q4_1) acc[r] = mul_add(m, load(x->s + 4 * b), acc[r]);
+    vi w[2], s = set1_i(0), low = set1_i(0);
+    if (type == T_Q4_0) low = (vi)load(x->bias + 4 * b) >> 4;
+    if (type == T_Q8_0 && Q8_FLIP) low = (vi)load(x->bias + 4 * b);
+    vf d, m;
+    block_group(type, block, w, &d, &m);
+    UNROLL
+    for (int i = 0; i < 2; i++) {
+        s = type == T_Q8_0 ? dot_s(s, w[i], q[i]) : dot_u(s, w[i], q[i]);
+        low = type == T_Q8_0 ? dot_s(low, w[i], l[i]) : dot_u(low, w[i], l[i]);
+    }
+    acc = mul_add(to_float(s * 256 + low), d * load(x->d + 4 * b), acc);
+    return type == T_Q4_1 ? mul_add(m, load(x->s + 4 * b), acc) : acc;
+}
+
+// The last blocks of four rows, from block b on, where they fill no group: `left` of each, 1 or 2. Those of
+// several rows are one, and a row's lanes of it are added to the first of its sum.
+INLINE void quant_ends(int type, int left, const uint8_t *const row[4], const uint8_t *const fetch[4],
+                       int64_t b, const RowAct *x, vf acc[4]) {
+    const int64_t bytes = block_bytes(type);
+    const int together = GROUP / left;
+    for (int r = 0; r < 4; r += together) {
+        const uint8_t *block[GROUP];
+        EACH(j, GROUP, 4) block[j] = row[r + j / left] + (b + j % left) * bytes;
+        EACH(j, together, 4) __builtin_prefetch(fetch[r + j] + b * bytes, 0, 3);
+        const vf sum = quant_group(type, block, b, x, set1(0));
+        EACH(j, together, 4) acc[r + j] += piece(sum, 4 * left * j, 4 * left);
     }
 }
 
@@ -112,25 +121,34 @@ INLINE void quant_group(int type, int rows, const uint8_t *const *p, const uint8
 INLINE void quant_row_of(int type, const Mat *w, int64_t r0, int64_t r1, const RowAct *x, float *y,
                          const Then *then) {
     const int rows = type == T_Q8_0 ? 1 : 2;
-    const int64_t blocks = w->cols / 32, bytes = block_bytes(type);
-    const int64_t turn = streams > 1 && blocks * bytes > 2 * TURN ? TURN / bytes / GROUP * GROUP : blocks;
+    const int64_t bytes = block_bytes(type), blocks = w->cols / 32;
+    const int64_t left = blocks % GROUP, whole = blocks - left;
+    const int64_t turn = streams > 1 && blocks * bytes > 2 * TURN ? TURN / bytes / GROUP * GROUP : whole;
     const Fours f = fours(w, blocks * bytes, r0, r1, then);
     for (int64_t g = 0; g < f.groups; g++) {
-        const uint8_t *row[4], *fetch[4];
+        const uint8_t *row[4], *fetch[4], *block[GROUP];
         int64_t to[4];
         vf acc[4];
         float out[4];
         four_rows(&f, g, to, row, fetch);
         UNROLL
         for (int i = 0; i < 4; i++) acc[i] = set1(0);
-        for (int64_t c = 0; c < blocks; c += turn) {
-            const int64_t end = least(c + turn, blocks);
+        for (int64_t c = 0; c < whole; c += turn) {
             UNROLL
             for (int i = 0; i < 4; i += rows)
-                for (int64_t b = c; b < end; b += GROUP) {
-                    if (b + GROUP <= end) quant_group(type, rows, row + i, fetch + i, b, GROUP, x, acc + i);
-                    else quant_group(type, rows, row + i, fetch + i, b, end - b, x, acc + i);
-                }
+                for (int64_t b = c; b < least(c + turn, whole); b += GROUP)
+                    EACH(r, rows, 2) {
+                        for (int64_t k = 0; k + 16 < GROUP * bytes; k += 64)    // not for the last few bytes
+                            __builtin_prefetch(fetch[i + r] + b * bytes + k, 0, 3);
+                        EACH(j, GROUP, 4) block[j] = row[i + r] + (b + j) * bytes;
+                        acc[i + r] = quant_group(type, block, b, x, acc[i + r]);
+                    }
+        }
+        if (left == 1) quant_ends(type, 1, row, fetch, whole, x, acc);
+        else if (left == 2) quant_ends(type, 2, row, fetch, whole, x, acc);
+        else for (int i = 0; i < 4 && left; i++) {
+            EACH(j, GROUP, 4) block[j] = row[i] + least(whole + j, blocks - 1) * bytes;
+            acc[i] = quant_group(type, block, whole, x, acc[i]);
         }
         sum4(acc[0], acc[1], acc[2], acc[3], out);
         for (int i = 0; i < 4 && to[i] < f.rows; i++) y[to[i]] = out[i];

@@ -81,9 +81,9 @@ INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v
 //                          bytes, one row a lane
 //   place_words(a, to)     32 integers of 16 bits: of every four the first and third, then the others
 //   halves                 the half float in the low 16 bits of each lane
-//   row_group              the weights of GROUP = LANES / 4 blocks of one quantised row (of the `left` that
-//                          there are: the last again in place of those beyond) as they stand: w[0] the first
-//                          16 of every block, w[1] the others; d, m: its block's numbers in every lane
+//   piece(a, from, n)      lanes from .. from + n come first, zeros behind them
+//   block_group            the weights of GROUP = LANES / 4 quantised blocks as they stand: w[0] the first 16
+//                          of every block, w[1] the others; d, m: its block's numbers in every lane
 
 #if defined(ISA_AVX512) || defined(ISA_AVX2)
 #include <immintrin.h>
@@ -165,10 +165,12 @@ INLINE vf sums(const vf *a) {
     vf q = WITHIN(g[2], g[3], 0x44) + WITHIN(g[2], g[3], 0xee);
     return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
 }
-INLINE void row_group(int type, const uint8_t *p, int64_t bytes, int64_t left, vi w[2], vf *d, vf *m) {
-    const uint8_t *b[4];
-    UNROLL
-    for (int i = 0; i < 4; i++) b[i] = p + (i < left ? i : left - 1) * bytes;
+INLINE vf piece(vf a, int from, int n) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __mmask16 first = (__mmask16)((1 << n) - 1);
+    return _mm512_maskz_permutexvar_ps(first, _mm512_add_epi32(lane, _mm512_set1_epi32(from)), a);
+}
+INLINE void block_group(int type, const uint8_t *const b[4], vi w[2], vf *d, vf *m) {
     if (type == T_Q8_0) {
         __m512i x = _mm512_castsi256_si512(bytes32(b[0] + 2)), y = _mm512_castsi256_si512(bytes32(b[2] + 2));
         x = _mm512_inserti64x4(x, bytes32(b[1] + 2), 1), y = _mm512_inserti64x4(y, bytes32(b[3] + 2), 1);
@@ -270,17 +272,22 @@ INLINE vf sums(const vf *a) {
 INLINE vf two_halves(const uint8_t *a, const uint8_t *b) {
     return _mm256_set_m128(_mm_set1_ps(half(b)), _mm_set1_ps(half(a)));
 }
-INLINE void row_group(int type, const uint8_t *p, int64_t bytes, int64_t left, vi w[2], vf *d, vf *m) {
-    const uint8_t *b = p + (left > 1 ? bytes : 0);
+INLINE vf piece(vf a, int from, int n) {
+    (void)n;                                         // 4
+    const __m128 four = from ? _mm256_extractf128_ps(a, 1) : _mm256_castps256_ps128(a);
+    return _mm256_insertf128_ps(_mm256_setzero_ps(), four, 0);
+}
+INLINE void block_group(int type, const uint8_t *const b[2], vi w[2], vf *d, vf *m) {
     if (type == T_Q8_0) {
-        __m256i x = bytes32(p + 2), y = bytes32(b + 2);
+        __m256i x = bytes32(b[0] + 2), y = bytes32(b[1] + 2);
         w[0] = (vi)_mm256_permute2x128_si256(x, y, 0x20), w[1] = (vi)_mm256_permute2x128_si256(x, y, 0x31);
     } else {
         const int64_t at = type == T_Q4_1 ? 4 : 2;
-        __m256i x = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes16(p + at)), bytes16(b + at), 1);
+        __m256i x = _mm256_castsi128_si256(bytes16(b[0] + at));
+        x = _mm256_inserti128_si256(x, bytes16(b[1] + at), 1);
         w[0] = (vi)x & 0x0f0f0f0f, w[1] = ((vi)x >> 4) & 0x0f0f0f0f;
     }
-    *d = two_halves(p, b), *m = type == T_Q4_1 ? two_halves(p + 2, b + 2) : set1(0);
+    *d = two_halves(b[0], b[1]), *m = type == T_Q4_1 ? two_halves(b[0] + 2, b[1] + 2) : set1(0);
 }
 
 #else   // four lanes: NEON and plain C
@@ -398,8 +405,9 @@ INLINE vf sums(const vf *a) {
     sum4(a[0], a[1], a[2], a[3], out);
     return load(out);
 }
-INLINE void row_group(int type, const uint8_t *p, int64_t bytes, int64_t left, vi w[2], vf *d, vf *m) {
-    (void)bytes, (void)left;
+INLINE vf piece(vf a, int from, int n) { (void)from, (void)n; return a; }
+INLINE void block_group(int type, const uint8_t *const b[1], vi w[2], vf *d, vf *m) {
+    const uint8_t *p = b[0];
     if (type == T_Q8_0) {
         memcpy(&w[0], p + 2, 16), memcpy(&w[1], p + 18, 16);
     } else {
