@@ -435,11 +435,10 @@ static int64_t rows_before(const Mat *w, int64_t stride, int64_t bytes) {
 static int64_t quarter_of(const Mat *w) { return (w->rows + 3) / 4 * stride_of(w); }
 
 // What a thread reads behind its rows of output i, whose own end is `end` bytes behind the beginning of that.
-static Then then_of(const MatmulJob *j, int i, int64_t end, int thread) {
+static Then then_of(const MatmulJob *j, int i, int64_t stride, int64_t end, int thread) {
     const Mat *w = j->out[i].w;
-    const int64_t bytes = w->rows * (stride_of(w) + 1);
-    Then then = {.end = rows_before(w, stride_of(w) + 1, end)};
-    if (end > bytes && i + 1 < j->n_out) {
+    Then then = {.end = rows_before(w, stride, end)};
+    if (end > w->rows * stride && i + 1 < j->n_out) {
         const Mat *next = j->out[i + 1].w;
         then.at = next->data, then.between = quarter_of(next);
     } else {
@@ -451,12 +450,13 @@ static Then then_of(const MatmulJob *j, int i, int64_t end, int thread) {
 static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const MatmulJob *j = ctx;
     int64_t last = j->share * (thread + 1);
+    if (last < end) last = end;                     // a part of another thread's range, or all of it
     for (int i = 0; i < j->n_out; i++) {
         const Mat *w = j->out[i].w;
         const Input *in = &j->in[j->of[i]];
         const int64_t stride = stride_of(w) + 1;    // + 1: no division by 0 for no columns
         const int64_t r0 = rows_before(w, stride, begin), r1 = rows_before(w, stride, end);
-        const Then then = r0 < r1 && j->few ? then_of(j, i, last, thread) : (Then){0};
+        const Then then = r0 < r1 && j->few ? then_of(j, i, stride, last, thread) : (Then){0};
         if (r0 < r1 && integer_type(w->type) && j->alone)
             kernels()->quant_row(w, r0, r1, &in->row, j->out[i].y, &then);
         else if (r0 < r1 && integer_type(w->type))

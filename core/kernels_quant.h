@@ -56,13 +56,12 @@ static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const
 enum { GROUP = LANES / 4 };
 
 static void quantise_row(const float *x, int64_t cols, const RowAct *out) {
-    const int64_t blocks = cols / 32;
+    const int64_t blocks = cols / 32, left = blocks % GROUP;
     for (int64_t b = 0; b < (blocks + GROUP - 1) / GROUP * GROUP; b++) {
         int8_t q[32] = {0}, l[32] = {0};
         int32_t each[32] = {0};
         vi both[BLOCK_VECS];
         float d = 0;
-        const int64_t left = blocks % GROUP;
         const int64_t from = b < blocks ? b : left == 1 ? blocks - 1 : left == 2 ? b - 2 : blocks;
         if (from < blocks) {
             d = round_block(x + 32 * from, q, l, both);
