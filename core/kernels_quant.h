@@ -56,29 +56,33 @@ static void quantise(const float *x, int64_t t0, int64_t t1, int64_t cols, const
 enum { GROUP = LANES / 4 };
 
 static void quantise_row(const float *x, int64_t cols, const RowAct *out) {
+    const RowAct to = *out;
     const int64_t blocks = cols / 32, left = blocks % GROUP;
-    for (int64_t b = 0; b < (blocks + GROUP - 1) / GROUP * GROUP; b++) {
-        int8_t q[32] = {0}, l[32] = {0};
-        int32_t each[32] = {0};
-        vi both[BLOCK_VECS];
-        float d = 0;
-        const int64_t from = b < blocks ? b : left == 1 ? blocks - 1 : left == 2 ? b - 2 : blocks;
-        if (from < blocks) {
-            d = round_block(x + 32 * from, q, l, both);
-            memcpy(each, both, sizeof each);
+    const vi ones = set1_i(0x01010101);
+    for (int64_t b = 0; b < blocks; b += GROUP) {
+        int8_t *const at[2] = {to.q + 32 * b, to.l + 32 * b};
+        float d[LANES];
+        EACH(j, GROUP, 4) {
+            int8_t bytes[2][32] = {{0}};
+            vi both[BLOCK_VECS];
+            float scale = 0;
+            int64_t from = b + j;                      // behind the last block this group's again, or zeros
+            if (from >= blocks) from = left == 1 ? blocks - 1 : left == 2 ? from - 2 : blocks;
+            if (from < blocks) scale = round_block(x + 32 * from, bytes[0], bytes[1], both);
+            for (int i = 0; i < 4; i++)
+                memcpy(at[i / 2] + 16 * (i % 2 * GROUP + j), bytes[i / 2] + i % 2 * 16, 16);
+            for (int i = 0; i < 4; i++) d[4 * j + i] = scale;
         }
-        const int64_t at = b / GROUP * GROUP * 32 + b % GROUP * 16;
-        for (int half = 0; half < 2; half++) {
-            memcpy(out->q + at + 16 * GROUP * half, q + 16 * half, 16);
-            memcpy(out->l + at + 16 * GROUP * half, l + 16 * half, 16);
+        vi sum[2];                                     // of q, of l: four columns and four, a lane
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            sum[i] = dot_u(set1_i(0), ones, (vi)load(at[i]));
+            sum[i] = dot_u(sum[i], ones, (vi)load(at[i] + 4 * LANES));
         }
-        for (int i = 0; i < 4; i++) {
-            int32_t sum = 0;
-            for (int k = 4 * i; k < 4 * i + 4; k++) sum += each[k] + each[16 + k];
-            out->bias[4 * b + i] = -128 * sum;
-            out->d[4 * b + i] = d;
-            out->s[4 * b + i] = d * (float)sum;
-        }
+        sum[0] = sum[0] * 256 + sum[1];
+        store(to.bias + 4 * b, (vf)(sum[0] * -128));
+        store(to.d + 4 * b, load(d));
+        store(to.s + 4 * b, load(d) * to_float(sum[0]));
     }
 }
 
