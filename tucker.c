@@ -610,7 +610,6 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
     Attend job = {
         .cache = c, .n_heads = s->h, .n = n, .pos = pos, .window = window, .all = window == SEE_ALL,
         .scale = 1.0f / sqrtf((float)s->hd), .q = q, .q_width = s->hd,
-        .out_width = c->latent ? gv->r_head : c->v_width, .out = widen ? w->heads : o,
     };
     if (head_moves(a, c->z_width > 0)) {           // q: its rotated numbers, then U_head^T of the others
         job.q_width = s->hd - a->pass + gk->r_head;
@@ -618,9 +617,13 @@ void attention_mix(const Attention *a, AttentionWork *w, const Cache *c, const f
     }
     if (c->z_width) job.keys = absorb_or_rebuild(a, w, P_K, job.q_width - c->k_width, n);   // not the rotated
     if (c->latent) job.values = absorb_or_rebuild(a, w, P_V, gv->r_head, n);
+    bool after = c->latent && !job.values.rebuild;     // M_g^V sum_j a_j z_j instead of sum_j a_j (M_g^V z_j)
+    float *narrow = !widen ? o : after ? w->slices : w->heads;                           // (n, h, r_head)
+    job.out = after ? w->heads : narrow;                                                 // (h, n, r_embd)
+    job.out_width = c->latent && !after ? gv->r_head : c->v_width;
     attend(&job, &w->attend);
-
-    if (widen) matmul(&w->scratch, n * s->h, &(Linear){&gv->head, w->heads, o}, 1);      // U_head o_i
+    if (after) matmul_heads(&w->scratch, n, s->h, s->n_kv, &a->expand[P_V], w->heads, narrow);
+    if (widen) matmul(&w->scratch, n * s->h, &(Linear){&gv->head, narrow, o}, 1);        // U_head o_i
     if (c->latent && a->bias[P_V])                 // weights sum to 1: the bias of v is one of o
         for (int64_t i = 0; i < n * s->h; i++)
             add(o + i * s->hd, a->bias[P_V] + i % s->h / (s->h / s->n_kv) * s->hd, s->hd);
@@ -658,10 +661,10 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
                    int64_t max_cols, Err *e) {
     memset(w, 0, sizeof *w);
     w->n = n;
-    // The largest of any layer: ranks (r_head where queries may move), latents of K, numbers of a token in
-    // heads or slices, inputs that are no pivots; columns that a matmul meets, of all its inputs.
+    // The largest of any layer: ranks (r_head where queries may move), latents of K, of V, numbers of a
+    // token in heads or slices, inputs that are no pivots; columns that a matmul meets, of all its inputs.
     enum { ROOM = 64 };                                              // at most, to fill up an input's blocks
-    int64_t r_embd = 1, r_head = 0, latent = 0, core = 1, rest = 0, cols = max_cols;
+    int64_t r_embd = 1, r_head = 0, latent = 0, sums = 0, core = 1, rest = 0, cols = max_cols;
     AttnShape s = a->shape;
     for (int64_t l = 0; l < count; l++, a = (const Attention *)((const char *)a + stride)) {
         int64_t slices = 0, its_rest = 0, z = 0;
@@ -669,6 +672,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
             const Group *g = &a->groups[i];
             r_embd = larger(r_embd, g->r_embd);
             if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
+            if (g->set & HAS_V) sums = larger(sums, g->r_embd);
             core = larger(core, g->r_head * (2 * s.n_kv + s.h));
             if (g->kind.rows) slices += g->r_head * g->r_kind * s.n_kv;
             if (g->head.rows && a->pass) r_head = larger(r_head, g->r_head);
@@ -680,10 +684,10 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
         if (a->n_groups) cols = larger(cols, larger(s.d + its_rest, z) + a->n_groups * ROOM);
     }
     if (r_head) core = larger(core, s.h * (s.hd + r_head));          // queries, see move_head
-    cols = larger(larger(cols, core), s.h * s.hd);
+    cols = larger(larger(cols, core), larger(s.h * s.hd, sums * (s.h < SWEEP_HEADS ? s.h : SWEEP_HEADS)));
     for (int i = 0; i < 4; i++)
         if (!(w->z[i] = alloc((size_t)(n * r_embd), sizeof(float), "latents", e))) goto failed;
-    if (!(w->heads = alloc((size_t)(n * core), sizeof(float), "cores' outputs", e)) ||
+    if (!(w->heads = alloc((size_t)(n * larger(core, s.h * sums)), sizeof(float), "cores' outputs", e)) ||
         !(w->slices = alloc((size_t)(n * core), sizeof(float), "mixed cores' outputs", e)) ||
         !(w->rest = alloc((size_t)(n * rest), sizeof(float), "inputs beside the pivots", e)) ||
         scratch_init(&w->scratch, n, cols, e) ||

@@ -125,7 +125,8 @@ int attention_expand(Attention *a, float **owned, Err *e);
 typedef struct {
     int64_t n;
     float *z[4];                   // (n, r_embd) of each group: U_embd^T x; of O: sum_i M_i^O U_head^T o_i
-    float *heads;                  // (n, heads, r_head): M z of q, k, v; o before U_head; U_head^T o
+    float *heads;                  // (n, heads, r_head): M z of q, k, v; o before U_head; U_head^T o. Or
+                                   //    (h, n, r_embd): every head's weighted sum of latents
     float *slices;                 // (n, r_kind, n_kv, r_head) of mixed cores; or move_head's queries
     float *rest;                   // (n, d - r_embd) of each pivoted group: x_r; of O: y_r
     Scratch scratch;

@@ -201,7 +201,6 @@ typedef struct {
     float *max, *sum;      // (rows): of all segments so far
     float *seg_max, *seg_sum;
     float *acc, *seg_acc;  // (rows, width): weighted sums
-    float *y;              // (rows, out_width)
     float *z;              // (BLOCK_REBUILT, the wider z)
     float *k, *v;          // (BLOCK_REBUILT, q_width), (BLOCK_REBUILT, out_width): rebuilt
 } Part;
@@ -222,7 +221,7 @@ static size_t part_layout(const Shape *s, float *mem, Part *p) {
         {&p->q, rows, q}, {&p->qz, rows, z}, {&p->s, rows, BLOCK},
         {&seen, rows, sizeof(RowSpan) / sizeof(float)},
         {&p->max, rows, 1}, {&p->sum, rows, 1}, {&p->seg_max, rows, 1}, {&p->seg_sum, rows, 1},
-        {&p->acc, rows, width}, {&p->seg_acc, rows, width}, {&p->y, rows, out},
+        {&p->acc, rows, width}, {&p->seg_acc, rows, width},
         {&p->z, BLOCK_REBUILT, (size_t)most(s->v_width, s->z_width)}, {&p->k, BLOCK_REBUILT, z ? q : 0},
         {&p->v, BLOCK_REBUILT, out}};
     size_t at = 0;
@@ -279,7 +278,7 @@ typedef struct {
     const Attend *a;
     Shape shape;
     int64_t m, width;                   // query heads of a KV head; floats of a weighted sum
-    bool early, late;                   // M is applied to the queries; to the sum of z
+    bool early, late;                   // M is applied to the queries; what is summed are latents
     int64_t block;                      // positions
     int64_t chunk, n_chunks;            // queries of a task
     int64_t group, n_groups;            // KV heads of a task
@@ -414,21 +413,15 @@ static void attend_block(const Job *j, const Part *t, int64_t i0, int64_t i1, in
     sums(j, t, g0, g1, each, p, n, acc, next);
 }
 
-// The rows of KV head g, gathered and summed: divided by the sum of weights, expanded, delivered.
-static void deliver(const Job *j, const Part *t, int64_t i0, int64_t i1, int64_t g,
-                    const float *sum, float *acc) {
+// The rows of KV head g, gathered and summed: divided by the sum of weights and delivered.
+static void deliver(const Job *j, int64_t i0, int64_t i1, int64_t g, const float *sum, const float *acc) {
     const Attend *a = j->a;
-    const int64_t rows = (i1 - i0) * j->m, out = j->shape.out_width;
-    for (int64_t r = 0; r < rows; r++)
-        scale_to(acc + r * j->width, 1 / sum[r], acc + r * j->width, j->width);
-    if (j->late) {
-        const Mat m_g = expand_rows(&a->values, &j->shape, g, out);
-        matmul_block(&m_g, acc, rows, t->y, out);
-        acc = t->y;
+    const int64_t rows = (i1 - i0) * j->m, width = j->width;
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t i = i0 + r / j->m, head = g * j->m + r % j->m;
+        float *to = a->out + (j->late ? head * a->n + i : i * a->n_heads + head) * width;
+        scale_to(to, 1 / sum[r], acc + r * width, width);
     }
-    for (int64_t i = i0; i < i1; i++)
-        memcpy(a->out + (i * a->n_heads + g * j->m) * out, acc + (i - i0) * j->m * out,
-               (size_t)(j->m * out) * sizeof *acc);
 }
 
 static void clear(float *max, float *sum, float *acc, int64_t rows, int64_t width) {
@@ -478,7 +471,7 @@ static void attend_task(const Job *j, const Part *t, int64_t i0, int64_t i1, int
     }
     for (int64_t g = g0; g < g1 && !j->split; g++) {
         const int64_t r = (g - g0) * per_head;
-        deliver(j, t, i0, i1, g, t->sum + r, t->acc + r * width);
+        deliver(j, i0, i1, g, t->sum + r, t->acc + r * width);
     }
 }
 
@@ -540,7 +533,7 @@ static void merge_worker(void *ctx, int64_t begin, int64_t end, int thread) {
                 merge(t.max + r, t.sum + r, t.acc + r * j->width, j->split_max[at],
                       j->split_sum[at], j->split_acc + at * j->width, j->width);
             }
-        deliver(j, &t, 0, 1, g, t.sum, t.acc);
+        deliver(j, 0, 1, g, t.sum, t.acc);
     }
 }
 
@@ -551,8 +544,8 @@ void attend(const Attend *a, AttendScratch *s) {
     j.early = c->z_width > 0 && !a->keys.rebuild;
     j.late = c->latent && !a->values.rebuild;
     j.shape = (Shape){a->n, a->n_heads, c->n_kv, a->q_width, c->z_width, c->v_width,
-                      c->latent ? a->out_width : c->v_width};
-    j.width = c->latent && !j.late ? a->out_width : c->v_width;
+                      j.late ? 1 : a->out_width};                      // no room for what is not rebuilt
+    j.width = a->out_width;
     const bool rebuilds = (c->z_width && !j.early) || (c->latent && !j.late);
     j.block = rebuilds ? BLOCK_REBUILT : BLOCK;
 
@@ -591,14 +584,14 @@ void attend(const Attend *a, AttendScratch *s) {
     // A thread for every 160 k multiply-adds or so: two microseconds.
     double row = (double)seen * (double)(j.early ? c->k_width + c->z_width + j.width : a->q_width + j.width);
     if (j.early) row += (double)(a->q_width - c->k_width) * (double)c->z_width;      // M^T q
-    if (j.late) row += (double)j.width * (double)j.shape.out_width;                  // M sum
     const double work = (double)a->n * (double)a->n_heads * row;
     const int64_t useful = work > 163840.0 * 256 ? 256 : (int64_t)(work / 163840) + 1;
     if (j.split && j.early)
         parallel_for(c->n_kv, (c->n_kv + threads - 1) / threads, absorb_worker, &j);
     parallel_for(least(least(threads, useful), j.tasks), 1, attend_worker, &j);
     if (j.split) {
-        const int64_t grain = threads > 1 && j.late ? 1 : c->n_kv;
+        enum { MERGED = 16384 };                                       // numbers at least, of a thread
+        const int64_t grain = MERGED / (j.n_segments * j.m * j.width) + 1;
         parallel_for(c->n_kv, most(grain, (c->n_kv + threads - 1) / threads), merge_worker, &j);
     }
 }
@@ -625,7 +618,8 @@ static void naive_keys(const Attend *a, int64_t g, int64_t last, float *row, flo
 
 void attend_naive(const Attend *a) {
     const Cache *c = a->cache;
-    const int64_t m = a->n_heads / c->n_kv, out = c->latent ? a->out_width : c->v_width;
+    const int64_t m = a->n_heads / c->n_kv, out = a->out_width;
+    const bool sums = c->latent && !a->values.rebuild;
     const int64_t last = a->pos + a->n, qw = a->q_width;
     double *w = alloc((size_t)last + 1, sizeof *w, "weights", NULL);
     double *keys = alloc((size_t)(last * qw), sizeof *keys, "keys", NULL);
@@ -638,7 +632,7 @@ void attend_naive(const Attend *a) {
         for (int64_t i = 0; i < a->n; i++) {
             const int64_t from = first_seen(a, i), to = seen_end(a, i);
             const float *q = a->q + (i * a->n_heads + h) * qw;
-            float *y = a->out + (i * a->n_heads + h) * out;
+            float *y = a->out + (sums ? h * a->n + i : i * a->n_heads + h) * out;
             double max = -INFINITY, total = 0;
             for (int64_t p = from; p < to; p++) {
                 w[p] = 0;
@@ -656,7 +650,7 @@ void attend_naive(const Attend *a) {
             }
             for (int64_t r = 0; r < out; r++) {
                 double value = 0;
-                if (c->latent) {
+                if (c->latent && !sums) {
                     mat_row(a->values.m, g * out + r, row);
                     for (int64_t x = 0; x < c->v_width; x++) value += sum[x] * row[x];
                 } else {

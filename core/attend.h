@@ -35,8 +35,8 @@ void cache_keys(const Cache *c, int64_t g, int64_t pos, int64_t n, float *k);
 
 // A matrix M by which vectors of a head are made from latents: of KV head g, z M_g^T. Either they
 // are rebuilt, a block of positions at a time (cheaper for many queries); or M_g is applied on the
-// queries' side: to the query before the scores, M_g^T q, to the weighted sum of z after them
-// (cheaper for one query). The two are equal up to rounding.
+// queries' side: to the query before the scores, M_g^T q, and by the caller to the weighted sum of z after
+// them (cheaper for one query). The two are equal up to rounding.
 typedef struct {
     const Mat *m;             // (n_kv * rows, width of z); of each head's rows the last are used
     bool rebuild;
@@ -51,9 +51,9 @@ typedef struct {
     int64_t q_width;          // k_width, and where z_width > 0 also the numbers that M_g makes
     const float *q;           // (n, n_heads, q_width); head i reads KV head i / (n_heads / n_kv)
     Expand keys;              // where z_width > 0: (n_kv * (q_width - k_width or more), z_width)
-    Expand values;            // where V is latent: (n_kv * out_width, v_width)
-    int64_t out_width;        // v_width when V is not latent
-    float *out;               // (n, n_heads, out_width)
+    Expand values;            // where V is latent; rebuilt: (n_kv * out_width, v_width)
+    int64_t out_width;        // v_width but where V is rebuilt
+    float *out;               // (n, n_heads, out_width); of latents (n_heads, n, v_width): the sums of z
 } Attend;
 
 typedef struct { void *mem; size_t size; } AttendScratch;

@@ -120,29 +120,36 @@ int threads_get(void) {
     return threads;
 }
 
-// What a token reads after a sweep over weights, as far as it is known: the next sweep's matrices. The
-// beginning of each thread's share is fetched at the end of the sweep before, and more of it while the
-// threads would wait: norms, attention and the step to the next sweep otherwise leave the memory idle.
+// What a token reads after a sweep over weights, as far as it is known: the weights of a norm, then the next
+// sweep's matrices. Norms, attention and the step to the next sweep otherwise leave the memory idle. Every
+// thread fetches the beginning of its share of the next sweep behind its own part, and more of it while it
+// waits.
+enum { RUNS = 4, LINE = 64, AHEAD_FEW = 4096, AHEAD_MANY = 131072 };   // bytes in passing; while waiting
+typedef struct { const uint8_t *at; int64_t bytes, each, quarter; } Run;     // matrices of `each` bytes
 typedef struct {
-    struct { const uint8_t *at; int64_t bytes, quarter; } run[4];
-    int64_t bytes;                  // of all runs together; 0: nothing is known
+    Run run[RUNS];
+    int64_t bytes;                  // of the whole sweep; 0: nothing is known
+    const uint8_t *norm;            // NULL: none
+    int64_t norm_bytes;
     int threads;
 } Ahead;
-enum { LINE = 64, AHEAD_FEW = 4096, AHEAD_MANY = 131072 };   // bytes fetched in passing; while waiting
 
-// Byte k of a matrix in the order in which its lines are read (Then).
-static const uint8_t *in_order_of(const uint8_t *at, int64_t quarter, int64_t k) {
-    return streams > 1 ? at + k / LINE % 4 * quarter + k / (4 * LINE) * LINE : at + k;
+// Byte k of a run in the order in which its lines are read (Then).
+static const uint8_t *in_order_of(const Run *r, int64_t k) {
+    if (streams <= 1) return r->at + k;
+    const int64_t in = k % r->each;
+    return r->at + (k - in) + in / LINE % 4 * r->quarter + in / (4 * LINE) * LINE;
 }
 
 // For a thread that waits for the state of the pool to open (state; NULL: it has something else to do).
 static void fetch_ahead(const Ahead *a, int thread, const uint64_t *state) {
     if (!a || !a->bytes) return;
+    for (int64_t k = 0; k < a->norm_bytes && !state; k += LINE) __builtin_prefetch(a->norm + k, 0, 3);
     int64_t skip = a->bytes / a->threads * thread, left = state ? AHEAD_MANY : AHEAD_FEW;
     const uint64_t before = state ? __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 : 0;
-    for (int i = 0; i < 4 && left > 0; skip -= a->run[i++].bytes) {
+    for (int i = 0; i < RUNS && left > 0; skip -= a->run[i++].bytes) {
         for (int64_t k = skip > 0 ? skip : 0; k < a->run[i].bytes && left > 0; k += LINE, left -= LINE) {
-            __builtin_prefetch(in_order_of(a->run[i].at, a->run[i].quarter, k), 0, 2);
+            __builtin_prefetch(in_order_of(a->run + i, k), 0, 2);
             if (state && left % 1024 == 0 && __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 != before) return;
         }
     }
@@ -151,9 +158,9 @@ static void fetch_ahead(const Ahead *a, int thread, const uint64_t *state) {
 // Where in the next sweep a thread begins.
 static void begin_of(const Ahead *a, int thread, Then *then) {
     int64_t skip = a && a->bytes ? a->bytes / a->threads * thread : 0;
-    for (int i = 0; a && i < 4 && !then->at; skip -= a->run[i++].bytes)
+    for (int i = 0; a && i < RUNS && !then->at; skip -= a->run[i++].bytes)
         if (skip < a->run[i].bytes) {
-            then->at = in_order_of(a->run[i].at, a->run[i].quarter, skip / (4 * LINE) * 4 * LINE);
+            then->at = in_order_of(a->run + i, skip / (4 * LINE) * 4 * LINE);
             then->between = a->run[i].quarter;
         }
 }
@@ -170,18 +177,19 @@ static void begin_of(const Ahead *a, int thread, Then *then) {
 //
 // `state` is the number of the job (high half), whether it is open, and how many helpers are in.
 // A helper enters by adding 1 to an open state, and only inside may it look at the job.
-typedef struct { int64_t next; char apart[56]; } Range;     // a cache line each
+// A job stands in the line of the state, so that who sees it open has it.
+typedef struct { _Alignas(LINE) int64_t next; } Range;
 static struct {
-    uint64_t state;
-    int busy, sleeping, helpers;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
+    _Alignas(LINE) uint64_t state;
     void (*fn)(void *ctx, int64_t begin, int64_t end, int thread);
     void *ctx;
     int64_t n, share, part;             // a range's length and that of its parts
     int threads;
     Range range[MAX_THREADS];
     Ahead ahead;
+    int busy, sleeping, helpers;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 #define OPEN (UINT64_C(1) << 31)
@@ -269,6 +277,7 @@ static void run_parts(int64_t n, int64_t share, int64_t part, int of, const Ahea
         pthread_mutex_unlock(&pool.lock);
     }
     take_parts(0);
+    fetch_ahead(ahead, 0, NULL);
     __atomic_fetch_and(&pool.state, ~OPEN, __ATOMIC_ACQ_REL);
     for (int i = 0; __atomic_load_n(&pool.state, __ATOMIC_ACQUIRE) & INSIDE; i++) {
         if (i < 1000) relax();
@@ -300,7 +309,6 @@ static void parallel_sweep(int64_t n, int64_t grain, const Ahead *ahead,
         const int64_t parts = most / of < each ? most / of : each;
         run_parts(n, share, (share + parts - 1) / parts, of, ahead, fn, ctx);
         __atomic_store_n(&pool.busy, 0, __ATOMIC_RELEASE);
-        fetch_ahead(ahead, 0, NULL);
         return;
     }
 #else
@@ -413,12 +421,14 @@ static int64_t stride_of(const Mat *w) {
     return (int64_t)bytes;
 }
 
-enum { MAX_OUT = 16, FEW = 8 };     // FEW tokens of float weights wait for memory: rows as they stand
+enum { MAX_OUT = SWEEP_HEADS };
+enum { FEW = 8 };     // tokens of float weights that wait for memory: rows as they stand
 
 typedef struct {
-    int64_t n;
+    int64_t n, ldy;                  // ldy: of all outputs, or 0: each has its rows side by side
     Linear out[MAX_OUT];
     int n_out, n_in, of[MAX_OUT];    // of: which of the inputs an output has
+    int64_t stride[MAX_OUT];         // bytes of a row of its weights
     bool alone, few;                 // alone: what is quantised stands in row, else in act
     Input in[MAX_OUT];
     int64_t share;                   // bytes of a thread
@@ -432,15 +442,15 @@ static int64_t rows_before(const Mat *w, int64_t stride, int64_t bytes) {
     return bytes <= 0 ? 0 : bytes / stride / 32 * 32;
 }
 
-static int64_t quarter_of(const Mat *w) { return (w->rows + 3) / 4 * stride_of(w); }
+static int64_t ldy_of(const MatmulJob *j, int i) { return j->ldy ? j->ldy : j->out[i].w->rows; }
+static int64_t quarter_of(const MatmulJob *j, int i) { return (j->out[i].w->rows + 3) / 4 * j->stride[i]; }
 
 // What a thread reads behind its rows of output i, whose own end is `end` bytes behind the beginning of that.
 static Then then_of(const MatmulJob *j, int i, int64_t stride, int64_t end, int thread) {
     const Mat *w = j->out[i].w;
     Then then = {.end = rows_before(w, stride, end)};
     if (end > w->rows * stride && i + 1 < j->n_out) {
-        const Mat *next = j->out[i + 1].w;
-        then.at = next->data, then.between = quarter_of(next);
+        then.at = j->out[i + 1].w->data, then.between = quarter_of(j, i + 1);
     } else {
         begin_of(j->ahead, thread, &then);
     }
@@ -454,17 +464,18 @@ static void matmul_part(void *ctx, int64_t begin, int64_t end, int thread) {
     for (int i = 0; i < j->n_out; i++) {
         const Mat *w = j->out[i].w;
         const Input *in = &j->in[j->of[i]];
-        const int64_t stride = stride_of(w) + 1;    // + 1: no division by 0 for no columns
+        const int64_t stride = j->stride[i] + 1;    // + 1: no division by 0 for no columns
+        const int64_t ldy = ldy_of(j, i);
         const int64_t r0 = rows_before(w, stride, begin), r1 = rows_before(w, stride, end);
         const Then then = r0 < r1 && j->few ? then_of(j, i, stride, last, thread) : (Then){0};
         if (r0 < r1 && integer_type(w->type) && j->alone)
             kernels()->quant_row(w, r0, r1, &in->row, j->out[i].y, &then);
         else if (r0 < r1 && integer_type(w->type))
-            kernels()->quant_rows(w, r0, r1, &in->act, j->n, j->out[i].y, w->rows);
+            kernels()->quant_rows(w, r0, r1, &in->act, j->n, j->out[i].y, ldy);
         else if (r0 < r1 && float_type(w->type) && !j->few)
-            kernels()->turned_rows(w, r0, r1, in->turned, j->n, j->out[i].y, w->rows);
+            kernels()->turned_rows(w, r0, r1, in->turned, j->n, j->out[i].y, ldy);
         else if (r0 < r1)
-            kernels()->dot_rows(w, r0, r1, in->x, j->n, j->out[i].y, w->rows, &then);
+            kernels()->dot_rows(w, r0, r1, in->x, j->n, j->out[i].y, ldy, &then);
         begin -= w->rows * stride;
         end -= w->rows * stride;
         last -= w->rows * stride;
@@ -477,27 +488,40 @@ static struct { const void *after; Ahead next; } known[1024];
 static const void *last_sweep;
 static int in_order;
 
-static size_t place_of(const void *p) {
-    return (size_t)(((uint64_t)(uintptr_t)p >> 5) * UINT64_C(0x9e3779b97f4a7c15) >> 54);
+static Ahead *behind(const void *sweep) {
+    const size_t at = (size_t)(((uint64_t)(uintptr_t)sweep >> 5) * UINT64_C(0x9e3779b97f4a7c15) >> 54);
+    if (known[at].after != sweep) known[at].next = (Ahead){0};
+    known[at].after = sweep;
+    return &known[at].next;
 }
 
-static const Ahead *sweep_order(const Linear *out, int n_out, Ahead *next) {
+static const Ahead *sweep_order(const MatmulJob *j, Ahead *next) {
     if (__atomic_exchange_n(&in_order, 1, __ATOMIC_ACQUIRE)) return NULL;   // somebody else computes, too
-    Ahead now = {.threads = threads_get()};
-    const void *first = NULL;
-    for (int i = 0, k = 0; i < n_out; i++) {
-        const int64_t bytes = out[i].w->rows * stride_of(out[i].w);
-        if (bytes <= 0 || k == 4) continue;
-        if (!k) first = out[i].w->data;
-        now.run[k].quarter = quarter_of(out[i].w);
-        now.run[k].at = out[i].w->data, now.run[k++].bytes = bytes;
-        now.bytes += bytes;
+    Ahead *now = behind(last_sweep);
+    now->threads = threads_get(), now->bytes = 0;
+    memset(now->run, 0, sizeof now->run);
+    last_sweep = NULL;
+    for (int i = 0, k = 0; i < j->n_out; i++) {
+        const uint8_t *at = j->out[i].w->data;
+        const int64_t bytes = j->out[i].w->rows * j->stride[i];
+        if (bytes <= 0) continue;
+        now->bytes += bytes;
+        Run *before = k ? &now->run[k - 1] : NULL;
+        if (before && at == before->at + before->bytes && bytes == before->each) before->bytes += bytes;
+        else if (k < RUNS) now->run[k++] = (Run){at, bytes, bytes, quarter_of(j, i)};
+        if (!last_sweep) last_sweep = at;
     }
-    if (last_sweep) known[place_of(last_sweep)].after = last_sweep, known[place_of(last_sweep)].next = now;
-    last_sweep = first;
-    *next = known[place_of(first)].after == first ? known[place_of(first)].next : (Ahead){0};
+    *next = *behind(last_sweep);
     __atomic_store_n(&in_order, 0, __ATOMIC_RELEASE);
     return next;
+}
+
+// The weights of a norm that one token meets.
+static void norm_order(const float *w, int64_t d) {
+    if (__atomic_exchange_n(&in_order, 1, __ATOMIC_ACQUIRE)) return;
+    Ahead *now = behind(last_sweep);
+    now->norm = (const uint8_t *)w, now->norm_bytes = d * (int64_t)sizeof *w;
+    __atomic_store_n(&in_order, 0, __ATOMIC_RELEASE);
 }
 
 // The inputs of a matmul, each once, with what its matrices ask of it; the bytes of all weights.
@@ -509,10 +533,11 @@ static int64_t find_inputs(MatmulJob *j, bool turned) {
         while (k < j->n_in && (j->in[k].x != o->x || j->in[k].cols != o->w->cols)) k++;
         if (k == j->n_in) j->in[j->n_in++] = (Input){.x = o->x, .cols = o->w->cols};
         j->of[i] = k;
+        j->stride[i] = stride_of(o->w);
         j->in[k].integers |= integer_type(o->w->type) && o->w->rows > 0;
         j->in[k].floats |= turned && float_type(o->w->type) && o->w->rows > 0;
         j->in[k].sums |= o->w->type == T_Q4_1;
-        bytes += o->w->rows * (stride_of(o->w) + 1);
+        bytes += o->w->rows * (j->stride[i] + 1);
     }
     return bytes;
 }
@@ -536,13 +561,9 @@ static void prepare_inputs(MatmulJob *j, const Scratch *s, int64_t cols) {
     if (floats) parallel_for((j->n + lanes - 1) / lanes, GRAIN / (cols * lanes + 1) + 1, turn_part, &a);
 }
 
-void matmul(Scratch *s, int64_t n, const Linear *out, int n_out) {
-    if (n_out > MAX_OUT) {
-        matmul(s, n, out + MAX_OUT, n_out - MAX_OUT);
-        n_out = MAX_OUT;
-    }
+static void products(Scratch *s, int64_t n, const Linear *out, int n_out, int64_t ldy) {
     MatmulJob j;
-    j.n_out = n_out, j.n_in = 0;
+    j.n_out = n_out, j.n_in = 0, j.ldy = ldy;
     j.alone = n == 1 && !s->uniform, j.few = n <= FEW && !s->uniform;
     memcpy(j.out, out, (size_t)n_out * sizeof *out);
     const int64_t bytes = find_inputs(&j, !j.few);
@@ -556,19 +577,37 @@ void matmul(Scratch *s, int64_t n, const Linear *out, int n_out) {
     if (bytes == 0 || n < 1) return;
     if (made) slice = scratch_tokens(s, blocks);
     if (slice < 1 && n_out > 1) {       // no room for all inputs: one after the other
-        for (int i = 0; i < n_out; i++) matmul(s, n, out + i, 1);
+        for (int i = 0; i < n_out; i++) products(s, n, out + i, 1, ldy);
         return;
     }
     for (int64_t t = 0; t < n; t += slice) {
         j.n = n - t < slice ? n - t : slice;
         if (made) prepare_inputs(&j, s, cols);
         Ahead next;
-        j.ahead = n == 1 ? sweep_order(out, n_out, &next) : NULL;
+        j.ahead = n == 1 ? sweep_order(&j, &next) : NULL;
         j.share = share_of(bytes, grain_for(j.n));
         parallel_sweep(bytes, grain_for(j.n), j.ahead, matmul_part, &j);
         for (int i = 0; i < n_out; i++)
-            if (j.out[i].y) j.out[i].y += j.n * j.out[i].w->rows;
+            if (j.out[i].y) j.out[i].y += j.n * ldy_of(&j, i);
         for (int k = 0; k < j.n_in; k++) j.in[k].x += j.n * j.in[k].cols;
+    }
+}
+
+void matmul(Scratch *s, int64_t n, const Linear *out, int n_out) {
+    for (; n_out > MAX_OUT; out += MAX_OUT, n_out -= MAX_OUT) products(s, n, out, MAX_OUT, 0);
+    products(s, n, out, n_out, 0);
+}
+
+void matmul_heads(Scratch *s, int64_t n, int64_t heads, int64_t n_kv, const Mat *w, const float *x,
+                  float *y) {
+    const int64_t rows = w->rows / n_kv;
+    Mat part[MAX_OUT];
+    Linear out[MAX_OUT];
+    for (int64_t i = 0; i < heads; i++) {
+        const int64_t k = i % MAX_OUT, g = i / (heads / n_kv);
+        part[k] = (Mat){(const char *)w->data + g * rows * stride_of(w), rows, w->cols, w->type};
+        out[k] = (Linear){part + k, x + i * n * w->cols, y + i * rows};
+        if (k + 1 == MAX_OUT || i + 1 == heads) products(s, n, out, (int)k + 1, heads * rows);
     }
 }
 
@@ -711,6 +750,7 @@ static void norm_part(void *ctx, int64_t begin, int64_t end, int thread) {
 }
 
 void norm_rows(float *y, const float *x, Norm w, int64_t n, int64_t d, float eps) {
+    if (n == 1) norm_order(w.w, d);
     parallel_for(n, rows_grain(d), norm_part, &(NormJob){y, x, w, d, eps});
 }
 

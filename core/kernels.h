@@ -42,6 +42,10 @@ void scratch_free(Scratch *s);
 typedef struct { const Mat *w; const float *x; float *y; } Linear;
 void matmul(Scratch *s, int64_t n, const Linear *out, int n_out);
 void matmul_naive(int64_t n, const Linear *out, int n_out);                 // f32 activations
+// A product for each head: y (n, heads, rows) from x (heads, n, w's columns), of head i x W_g^T, where W_g is
+// the g-th of n_kv equal parts of w's rows, g = i / (heads / n_kv). SWEEP_HEADS of them go together.
+enum { SWEEP_HEADS = 16 };
+void matmul_heads(Scratch *s, int64_t n, int64_t heads, int64_t n_kv, const Mat *w, const float *x, float *y);
 // The transposed product: y (n, cols) = x (n, rows) W. f32 activations for every type.
 void matmul_t(Scratch *s, const float *x, int64_t n, const Mat *w, float *y);
 void matmul_t_naive(const float *x, int64_t n, const Mat *w, float *y);

@@ -31,7 +31,7 @@ static Cache filled(const Form *f, int type, const float *rows) {
 
 static void measure(const Form *f, int type) {
     const int64_t wide = f->heads * f->hd;
-    float *x = random_floats(PROMPT * wide), *out = random_floats(PROMPT * wide), *rows = random_floats(4 * CONTEXT + wide);
+    float *x = random_floats(PROMPT * wide), *out = random_floats(PROMPT * (f->r ? f->heads * f->r : wide)), *rows = random_floats(4 * CONTEXT + wide);
     float *m = random_floats(wide * (f->r ? f->r : 1));
     const Mat matrix = {m, f->n_kv * f->hd, f->r, T_F32};
     Cache *c = alloc((size_t)f->layers, sizeof *c, "caches", NULL);
@@ -48,7 +48,7 @@ static void measure(const Form *f, int type) {
         if (attend_scratch(&s, PROMPT, f->heads, f->n_kv, f->hd, f->r, f->r ? f->r : f->hd, f->hd, NULL))
             exit(1);
         Attend a = {.n_heads = f->heads, .n = 1, .pos = CONTEXT - 1, .scale = 0.125f, .q_width = f->hd,
-                    .q = x, .keys = {&matrix, false}, .values = {&matrix, false}, .out_width = f->hd,
+                    .q = x, .keys = {&matrix, false}, .values = {&matrix, false}, .out_width = f->r ? f->r : f->hd,
                     .out = out};
         BEST(turn, for (int64_t l = 0; l < f->layers; l++) a.cache = c + l, attend(&a, &s));
         a.cache = c;

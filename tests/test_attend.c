@@ -48,7 +48,7 @@ static int make(World *w, const Case *s, int type, int64_t n) {
     const int64_t q_width = s->k_width + s->made, v_heads = s->latent ? 1 : s->n_kv;
     const int64_t k_row = s->k_width + 5;                  // only the first numbers are cached
     w->q = floats(n * s->n_heads * q_width);
-    w->out = floats(n * s->n_heads * s->out_width);
+    w->out = floats(n * s->n_heads * (s->out_width > s->v_width ? s->out_width : s->v_width));
     float *k = floats(n * s->n_kv * k_row), *v = floats(n * v_heads * s->v_width);
     float *z = floats(n * s->z_width);
     fill(w->q, n * s->n_heads * q_width, s->made ? 1 : 2);
@@ -76,13 +76,32 @@ static void done(World *w) {
     free(w->out);
 }
 
+// Numbers of a head of the answer: of latents that are not rebuilt their sums.
+static int64_t width_of(const Case *s, int rebuild) {
+    return s->latent && !(rebuild & 1) ? s->v_width : s->out_width;
+}
+
+// The answer of attend, or without scratch of its definition; sums of latents, which stand head by head, are
+// put query by query.
+static void answer(const Attend *a, AttendScratch *m) {
+    const int64_t heads = a->n_heads, n = a->n, width = a->out_width;
+    if (m) attend(a, m);
+    else attend_naive(a);
+    if (!a->cache->latent || a->values.rebuild) return;
+    float *copy = floats(n * heads * width);
+    memcpy(copy, a->out, (size_t)(n * heads * width) * sizeof *copy);
+    for (int64_t i = 0; i < n * heads; i++)
+        memcpy(a->out + i * width, copy + (i % heads * n + i / heads) * width, (size_t)width * sizeof *copy);
+    free(copy);
+}
+
 // rebuild: bit 0 of values, bit 1 of keys.
 static Attend question(const World *w, const Case *s, int64_t pos, int64_t n, int rebuild, float *out) {
     return (Attend){.cache = &w->c, .n_heads = s->n_heads, .n = n, .pos = pos, .window = s->window,
                     .scale = 1 / sqrtf((float)(s->k_width + s->made)),
                     .q = w->q + pos * s->n_heads * (s->k_width + s->made),
                     .q_width = s->k_width + s->made, .keys = {&w->m[0], (rebuild & 2) > 0},
-                    .values = {&w->m[1], rebuild & 1}, .out_width = s->out_width, .out = out};
+                    .values = {&w->m[1], rebuild & 1}, .out_width = width_of(s, rebuild), .out = out};
 }
 
 static bool applies(const Case *s, int rebuild) {
@@ -98,7 +117,7 @@ static int scratch_for(AttendScratch *m, const Case *s, int64_t n) {
 }
 
 static int near(const Case *s, const Attend *a, const float *want, double allowed) {
-    for (int64_t i = 0; i < a->n * s->n_heads * s->out_width; i++)
+    for (int64_t i = 0; i < a->n * s->n_heads * a->out_width; i++)
         CHECK(fabs((double)a->out[i] - want[i]) <= allowed, "%s %s heads %lld/%lld latent %d "
               "rebuild %d%d pos %lld n %lld window %lld item %lld: %.9g, expected %.9g",
               kernels_isa(), type_info(a->cache->type)->name, (long long)s->n_heads,
@@ -117,9 +136,12 @@ static int check(const Case *s, int64_t positions) {
         if (types[t] == T_Q8_0 && (s->k_width % 32 || s->v_width % 32 || s->z_width % 32)) continue;
         World w;
         if (make(&w, s, types[t], positions) != PASS) return FAIL;
-        float *want = floats(positions * s->n_heads * s->out_width);
-        Attend all = question(&w, s, 0, positions, 0, want);
-        attend_naive(&all);
+        float *want[2];
+        for (int rebuild = 0; rebuild < 2; rebuild++) {
+            want[rebuild] = floats(positions * s->n_heads * width_of(s, rebuild));
+            const Attend all = question(&w, s, 0, positions, rebuild, want[rebuild]);
+            answer(&all, NULL);
+        }
         AttendScratch m;
         if (scratch_for(&m, s, positions) != PASS) return FAIL;
         for (int v = 0; v < COUNT(isas); v++) {
@@ -129,14 +151,15 @@ static int check(const Case *s, int64_t positions) {
                     const int64_t pos = span[k][0], n = span[k][1];
                     if (pos < 0 || pos + n > positions || !applies(s, rebuild)) continue;
                     Attend a = question(&w, s, pos, n, rebuild, w.out);
-                    attend(&a, &m);
+                    answer(&a, &m);
                     const double size = (s->latent ? (double)s->v_width : 1)
                                       + (double)(s->made ? s->z_width * s->made : 0) / 8;
-                    result = near(s, &a, want + pos * s->n_heads * s->out_width, 3e-6 * size);
+                    result = near(s, &a, want[rebuild & 1] + pos * s->n_heads * a.out_width, 3e-6 * size);
                 }
         }
         attend_scratch_free(&m);
-        free(want);
+        free(want[0]);
+        free(want[1]);
         done(&w);
     }
     kernels_init();
@@ -194,33 +217,33 @@ static int everything_seen(void) {
     const int64_t counts[] = {1, 2, 63, 64, 65, 257, 300};
     for (int i = 0; i < COUNT(s) * COUNT(counts); i++) {
         const Case *c = &s[i % COUNT(s)];
-        const int64_t n = counts[i / COUNT(s)], row = c->n_heads * c->out_width;
+        const int64_t n = counts[i / COUNT(s)];
         World w;
         AttendScratch m;
         if (make(&w, c, T_F32, n) != PASS || scratch_for(&m, c, n) != PASS) return FAIL;
-        float *want = floats(n * row), *naive = floats(n * row);
-        for (int64_t k = 0; k < n; k++) {
-            Attend one = question(&w, c, 0, 1, 0, want + k * row);
-            one.pos = n - 1;
-            one.q = w.q + k * c->n_heads * one.q_width;
-            one.window = 0;
-            attend_naive(&one);
-        }
-        Attend all = question(&w, c, 0, n, 0, naive);
-        all.all = true;
-        attend_naive(&all);
-        if (near(c, &all, want, 0) != PASS) return FAIL;
-        for (int v = 0; v < COUNT(isas); v++)
-            for (int rebuild = 0; rebuild < 4 && kernels_select(isas[v]) == 0; rebuild++) {
-                if (!applies(c, rebuild)) continue;
-                all.out = w.out;
-                all.keys.rebuild = (rebuild & 2) > 0, all.values.rebuild = rebuild & 1;
-                attend(&all, &m);
+        for (int rebuild = 0; rebuild < 4; rebuild++) {
+            if (!applies(c, rebuild)) continue;
+            const int64_t row = c->n_heads * width_of(c, rebuild);
+            float *want = floats(n * row);
+            for (int64_t k = 0; k < n; k++) {
+                Attend one = question(&w, c, 0, 1, rebuild, want + k * row);
+                one.pos = n - 1;
+                one.q = w.q + k * c->n_heads * one.q_width;
+                one.window = 0;
+                answer(&one, NULL);
+            }
+            Attend all = question(&w, c, 0, n, rebuild, w.out);
+            all.all = true;
+            answer(&all, NULL);
+            if (near(c, &all, want, 0) != PASS) return FAIL;
+            for (int v = 0; v < COUNT(isas); v++) {
+                if (kernels_select(isas[v]) != 0) continue;
+                answer(&all, &m);
                 if (near(c, &all, want, c->latent ? 1e-4 : 3e-6) != PASS) return FAIL;
             }
+            free(want);
+        }
         attend_scratch_free(&m);
-        free(want);
-        free(naive);
         done(&w);
     }
     kernels_init();
@@ -267,23 +290,24 @@ static int bits(void) {
     for (int i = 0; i < COUNT(cases); i++)
         for (int t = 0; t < COUNT(types); t++) {
             const Case *s = cases + i;
-            const int64_t item = s->n_heads * s->out_width;
+            const int64_t most = s->n_heads * (s->out_width > s->v_width ? s->out_width : s->v_width);
             World w;
             if (make(&w, s, types[t], POSITIONS) != PASS) return FAIL;
-            float *first = floats(POSITIONS * item), *lone = floats(item);
+            float *first = floats(POSITIONS * most), *lone = floats(most);
             for (int v = 0; v < COUNT(isas); v++) {
                 if (kernels_select(isas[v]) != 0) continue;
                 for (int rebuild = 0; rebuild < 4; rebuild++)
                     for (int threads = 1; threads <= 3 && applies(s, rebuild); threads++) {
+                        const int64_t item = s->n_heads * width_of(s, rebuild);
                         threads_set(threads);
                         AttendScratch m;
                         if (scratch_for(&m, s, POSITIONS) != PASS) return FAIL;
                         float *out = threads == 1 ? first : w.out;
                         Attend a = question(&w, s, 0, POSITIONS, rebuild, out);
-                        attend(&a, &m);
+                        answer(&a, &m);
                         for (int64_t p = 0; p < POSITIONS; p += threads + 17) {
                             Attend one = question(&w, s, p, 1, rebuild, lone);
-                            attend(&one, &m);
+                            answer(&one, &m);
                             if (result == PASS)
                                 result = same(first + p * item, lone, item, "alone", threads);
                         }

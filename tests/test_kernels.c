@@ -356,6 +356,49 @@ static int streams_bits(void) {
 }
 
 // A NaN among quantised activations reaches the results; other tokens stay whole.
+// A product for each head has the bits of that head's product by itself: more heads than a sweep has, heads
+// that share a matrix, one token and many, in slices too, any number of threads.
+static int heads_bits(void) {
+    static const struct { int64_t heads, n_kv, rows, cols, n; } cases[] = {
+        {16, 16, 32, 96, 1}, {16, 16, 32, 96, 19}, {9, 3, 64, 160, 1}, {9, 3, 64, 160, 33}, {37, 37, 5, 64, 2},
+        {6, 1, 7, 32, 40}, {1, 1, 48, 64, 9}};
+    const int before = threads_get();
+    FOR_EACH_ISA(v)
+        for (int i = 0; i < COUNT(cases) * COUNT(all_types); i++) {
+            const int64_t heads = cases[i % COUNT(cases)].heads, n_kv = cases[i % COUNT(cases)].n_kv;
+            const int64_t rows = cases[i % COUNT(cases)].rows, n = cases[i % COUNT(cases)].n;
+            const int type = all_types[i / COUNT(cases)], block = type_info(type)->block;
+            const int64_t cols = (cases[i % COUNT(cases)].cols + block - 1) / block * block;
+            const Mat w = random_mat(type, n_kv * rows, cols, 0);
+            float *x = floats(heads * n * cols), *y = floats(n * heads * rows), *want = floats(n * rows);
+            Scratch s;
+            Err e;
+            size_t row = 0;
+            row_size(type, cols, &row);
+            fill(x, heads * n * cols);
+            CHECK(scratch_init(&s, n, 2 * cols, &e) == 0, "%s", e.msg);
+            for (int threads = 1; threads <= 3; threads++) {
+                threads_set(threads);
+                memset(y, 0x55, (size_t)(n * heads * rows) * sizeof *y);
+                matmul_heads(&s, n, heads, n_kv, &w, x, y);
+                for (int64_t h = 0; h < heads; h++) {
+                    const int64_t g = h / (heads / n_kv);
+                    const Mat part = {(const char *)w.data + (size_t)(g * rows) * row, rows, cols, type};
+                    matmul(&s, n, &(Linear){&part, x + h * n * cols, want}, 1);
+                    for (int64_t t = 0; t < n; t++)
+                        if (same_bits(type_info(type)->name, y + (t * heads + h) * rows, want + t * rows, rows) !=
+                            PASS)
+                            return FAIL;
+                }
+            }
+            scratch_free(&s);
+            free_all();
+        }
+    threads_set(before);
+    kernels_init();
+    return PASS;
+}
+
 static int matmul_nan(void) {
     enum { COLS = 64, ROWS = 5, N = 3 };
     Mat w = random_mat(T_Q8_0, ROWS, COLS, 0);
@@ -1023,6 +1066,7 @@ static const Test tests[] = {
     {"matmul_integers", matmul_integers}, {"matmul_others", matmul_others},
     {"matmul_exact_integers", matmul_exact_integers}, {"matmul_bits", matmul_bits},
     {"few tokens of floats, and each alone", few_bits}, {"four streams and one", streams_bits},
+    {"products of heads, and each alone", heads_bits},
     {"matmul_nan", matmul_nan}, {"matmul_tiny", matmul_tiny}, {"scratch_limits", scratch_limits},
     {"matmul_t_values", matmul_t_values}, {"matmul_t_bits", matmul_t_bits},
     {"vectors", vectors}, {"exponential", exponential}, {"softmax_extremes", softmax_extremes},

@@ -366,6 +366,7 @@ static int order_of(const AttnShape *s, int64_t r_embd, int64_t n, bool *rebuild
     }
     float *z = random_part(&f, n * r_embd, 1, &seed), *q = random_part(&f, n * s->h * s->hd, 1, &seed);
     float *o[3] = {part(&f, n * s->h * s->hd), part(&f, n * s->h * s->hd), part(&f, n * s->h * s->hd)};
+    float *sums = part(&f, n * s->h * r_embd);
     AttentionWork w;
     Cache c = attention_cache(a, T_F32, n, CACHE_LATENT);
     size_t bytes = 0, size = (size_t)(n * s->h * s->hd) * sizeof(float);
@@ -377,8 +378,9 @@ static int order_of(const AttnShape *s, int64_t r_embd, int64_t n, bool *rebuild
     for (int rebuild = 0; rebuild < 2; rebuild++) {
         Attend job = {.cache = &c, .n_heads = s->h, .n = n, .scale = 1 / sqrtf((float)s->hd), .q = q,
                       .q_width = s->hd, .keys = {&a->expand[P_K], rebuild}, .values = {&a->expand[P_V], rebuild},
-                      .out_width = s->hd, .out = o[rebuild]};
+                      .out_width = rebuild ? s->hd : r_embd, .out = rebuild ? o[1] : sums};
         attend(&job, &w.attend);
+        if (!rebuild) matmul_heads(&w.scratch, n, s->h, s->n_kv, &a->expand[P_V], sums, o[0]);
     }
     CHECK(apart(o[0], o[1], n * s->h * s->hd) < 1e-4, "the orders are %g apart", apart(o[0], o[1], n * s->h * s->hd));
     CHECK(memcmp(o[0], o[1], size), "the orders cannot be told apart");
