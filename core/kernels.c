@@ -495,10 +495,10 @@ static Ahead *behind(const void *sweep) {
     return &known[at].next;
 }
 
-static const Ahead *sweep_order(const MatmulJob *j, Ahead *next) {
+static const Ahead *sweep_order(const MatmulJob *j, int of, Ahead *next) {
     if (__atomic_exchange_n(&in_order, 1, __ATOMIC_ACQUIRE)) return NULL;   // somebody else computes, too
     Ahead *now = behind(last_sweep);
-    now->threads = threads_get(), now->bytes = 0;
+    now->threads = of, now->bytes = 0;
     memset(now->run, 0, sizeof now->run);
     last_sweep = NULL;
     for (int i = 0, k = 0; i < j->n_out; i++) {
@@ -584,7 +584,7 @@ static void products(Scratch *s, int64_t n, const Linear *out, int n_out, int64_
         j.n = n - t < slice ? n - t : slice;
         if (made) prepare_inputs(&j, s, cols);
         Ahead next;
-        j.ahead = n == 1 ? sweep_order(&j, &next) : NULL;
+        j.ahead = n == 1 ? sweep_order(&j, threads_for(bytes, grain_for(1)), &next) : NULL;
         j.share = share_of(bytes, grain_for(j.n));
         parallel_sweep(bytes, grain_for(j.n), j.ahead, matmul_part, &j);
         for (int i = 0; i < n_out; i++)
