@@ -672,7 +672,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
             const Group *g = &a->groups[i];
             r_embd = larger(r_embd, g->r_embd);
             if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
-            if (g->set & HAS_V) sums = larger(sums, g->r_embd);
+            if (g->set & HAS_V) sums = larger(sums, g->r_embd + ROOM);
             core = larger(core, g->r_head * (2 * s.n_kv + s.h));
             if (g->kind.rows) slices += g->r_head * g->r_kind * s.n_kv;
             if (g->head.rows && a->pass) r_head = larger(r_head, g->r_head);
