@@ -581,12 +581,10 @@ static int bind_fused(Attention *a, const Config *c, const Gguf *g, int64_t l, i
     const int64_t all = rows[P_Q] + rows[P_K] + rows[P_V];
     const float *bias = NULL;
     Mat w;
-    size_t row = 0;
     if (layer_mat(g, l, "attn_qkv.weight", all, c->d, &w, bound, e) ||
         layer_vec(g, l, "attn_qkv.bias", all, c->biased, &bias, bound, e)) return -1;
-    row_size(w.type, w.cols, &row);
     for (int64_t p = P_Q, at = 0; p <= P_V; at += rows[p++]) {
-        a->w[p] = (Mat){(const char *)w.data + (size_t)at * row, rows[p], w.cols, w.type};
+        a->w[p] = mat_rows(&w, at, rows[p]);
         if (bias) a->bias[p] = bias + at;
     }
     return 0;

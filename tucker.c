@@ -672,7 +672,7 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
             const Group *g = &a->groups[i];
             r_embd = larger(r_embd, g->r_embd);
             if (a->pass && g->set & HAS_K) latent = larger(latent, g->r_embd);
-            if (g->set & HAS_V) sums = larger(sums, g->r_embd + ROOM);
+            if (g->set & HAS_V) sums = larger(sums, g->r_embd);
             core = larger(core, g->r_head * (2 * s.n_kv + s.h));
             if (g->kind.rows) slices += g->r_head * g->r_kind * s.n_kv;
             if (g->head.rows && a->pass) r_head = larger(r_head, g->r_head);
@@ -684,7 +684,8 @@ int attention_work(AttentionWork *w, const Attention *a, size_t stride, int64_t 
         if (a->n_groups) cols = larger(cols, larger(s.d + its_rest, z) + a->n_groups * ROOM);
     }
     if (r_head) core = larger(core, s.h * (s.hd + r_head));          // queries, see move_head
-    cols = larger(larger(cols, core), larger(s.h * s.hd, sums * (s.h < SWEEP_HEADS ? s.h : SWEEP_HEADS)));
+    cols = larger(larger(cols, core), s.h * s.hd);
+    if (sums) cols = larger(cols, (s.h < SWEEP_HEADS ? s.h : SWEEP_HEADS) * (sums + ROOM));
     for (int i = 0; i < 4; i++)
         if (!(w->z[i] = alloc((size_t)(n * r_embd), sizeof(float), "latents", e))) goto failed;
     if (!(w->heads = alloc((size_t)(n * larger(core, s.h * sums)), sizeof(float), "cores' outputs", e)) ||

@@ -291,11 +291,7 @@ typedef struct {
 
 // M_g, the rows of the matrix that make vectors of KV head g.
 static Mat expand_rows(const Expand *x, const Shape *s, int64_t g, int64_t rows) {
-    const int64_t each = x->m->rows / s->n_kv;
-    size_t row = 0;
-    row_size(x->m->type, x->m->cols, &row);
-    return (Mat){(const char *)x->m->data + (size_t)(g * each + each - rows) * row, rows, x->m->cols,
-                 x->m->type};
+    return mat_rows(x->m, (g + 1) * (x->m->rows / s->n_kv) - rows, rows);
 }
 
 static int64_t segment_of(int64_t position) {

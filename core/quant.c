@@ -307,3 +307,9 @@ void mat_row(const Mat *w, int64_t row, float *dst) {
     row_size(w->type, w->cols, &bytes);
     dequantize_row(w->type, (const uint8_t *)w->data + (size_t)row * bytes, dst, w->cols);
 }
+
+Mat mat_rows(const Mat *w, int64_t first, int64_t rows) {
+    size_t bytes = 0;
+    row_size(w->type, w->cols, &bytes);
+    return (Mat){(const uint8_t *)w->data + (size_t)first * bytes, rows, w->cols, w->type};
+}

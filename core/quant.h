@@ -41,5 +41,6 @@ typedef struct { const void *data; int64_t rows, cols; int type; } Mat;
 
 size_t mat_bytes(const Mat *w);                               // of a checked Mat
 void mat_row(const Mat *w, int64_t row, float *dst);          // dst (cols) = W[row]
+Mat mat_rows(const Mat *w, int64_t first, int64_t rows);      // rows first .. first + rows, in place
 
 #endif

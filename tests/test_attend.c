@@ -136,8 +136,8 @@ static int check(const Case *s, int64_t positions) {
         if (types[t] == T_Q8_0 && (s->k_width % 32 || s->v_width % 32 || s->z_width % 32)) continue;
         World w;
         if (make(&w, s, types[t], positions) != PASS) return FAIL;
-        float *want[2];
-        for (int rebuild = 0; rebuild < 2; rebuild++) {
+        float *want[2] = {NULL};
+        for (int rebuild = 0; rebuild <= s->latent; rebuild++) {
             want[rebuild] = floats(positions * s->n_heads * width_of(s, rebuild));
             const Attend all = question(&w, s, 0, positions, rebuild, want[rebuild]);
             answer(&all, NULL);

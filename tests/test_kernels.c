@@ -355,7 +355,6 @@ static int streams_bits(void) {
     return result;
 }
 
-// A NaN among quantised activations reaches the results; other tokens stay whole.
 // A product for each head has the bits of that head's product by itself: more heads than a sweep has, heads
 // that share a matrix, one token and many, in slices too, any number of threads.
 static int heads_bits(void) {
@@ -399,6 +398,7 @@ static int heads_bits(void) {
     return PASS;
 }
 
+// A NaN among quantised activations reaches the results; other tokens stay whole.
 static int matmul_nan(void) {
     enum { COLS = 64, ROWS = 5, N = 3 };
     Mat w = random_mat(T_Q8_0, ROWS, COLS, 0);
