@@ -120,17 +120,14 @@ int threads_get(void) {
     return threads;
 }
 
-// What a token reads after a sweep over weights, as far as it is known: the weights of a norm, then the next
-// sweep's matrices. Norms, attention and the step to the next sweep otherwise leave the memory idle. Every
-// thread fetches the beginning of its share of the next sweep behind its own part, and more of it while it
-// waits.
+// What a token reads after a sweep over weights, as far as it is known: the next sweep's matrices. Every
+// thread fetches the beginning of its share behind its own part, and more of it while it waits: norms,
+// attention and the step to the next sweep otherwise leave the memory idle.
 enum { RUNS = 4, LINE = 64, AHEAD_FEW = 4096, AHEAD_MANY = 131072 };   // bytes in passing; while waiting
 typedef struct { const uint8_t *at; int64_t bytes, each, quarter; } Run;     // matrices of `each` bytes
 typedef struct {
     Run run[RUNS];
     int64_t bytes;                  // of the whole sweep; 0: nothing is known
-    const uint8_t *norm;            // NULL: none
-    int64_t norm_bytes;
     int threads;
 } Ahead;
 
@@ -141,27 +138,23 @@ static const uint8_t *in_order_of(const Run *r, int64_t k) {
     return r->at + (k - in) + in / LINE % 4 * r->quarter + in / (4 * LINE) * LINE;
 }
 
-// For a thread that waits for the state of the pool to open (state; NULL: it has something else to do).
-static void fetch_ahead(const Ahead *a, int thread, const uint64_t *state) {
-    if (!a || !a->bytes) return;
-    for (int64_t k = 0; k < a->norm_bytes && !state; k += LINE) __builtin_prefetch(a->norm + k, 0, 3);
-    int64_t skip = a->bytes / a->threads * thread, left = state ? AHEAD_MANY : AHEAD_FEW;
-    const uint64_t before = state ? __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 : 0;
-    for (int i = 0; i < RUNS && left > 0; skip -= a->run[i++].bytes) {
-        for (int64_t k = skip > 0 ? skip : 0; k < a->run[i].bytes && left > 0; k += LINE, left -= LINE) {
-            __builtin_prefetch(in_order_of(a->run + i, k), 0, 2);
-            if (state && left % 1024 == 0 && __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 != before) return;
-        }
-    }
+// Where in the next sweep a thread begins: the byte of a run, *run = RUNS where that is not known.
+static int64_t begin_of(const Ahead *a, int thread, int *run) {
+    int64_t skip = a->bytes ? a->bytes / a->threads * thread : 0;
+    for (*run = 0; *run < RUNS && skip >= a->run[*run].bytes; ++*run) skip -= a->run[*run].bytes;
+    return skip;
 }
 
-// Where in the next sweep a thread begins.
-static void begin_of(const Ahead *a, int thread, Then *then) {
-    int64_t skip = a && a->bytes ? a->bytes / a->threads * thread : 0;
-    for (int i = 0; a && i < RUNS && !then->at; skip -= a->run[i++].bytes)
-        if (skip < a->run[i].bytes) {
-            then->at = in_order_of(a->run + i, skip / (4 * LINE) * 4 * LINE);
-            then->between = a->run[i].quarter;
+// For a thread that waits for the state of the pool to open (state; NULL: it has something else to do).
+static void fetch_ahead(const Ahead *a, int thread, const uint64_t *state) {
+    if (!a) return;
+    int run;
+    int64_t k = begin_of(a, thread, &run), left = state ? AHEAD_MANY : AHEAD_FEW;
+    const uint64_t before = state ? __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 : 0;
+    for (; run < RUNS && left > 0; run++, k = 0)
+        for (; k < a->run[run].bytes && left > 0; k += LINE, left -= LINE) {
+            __builtin_prefetch(in_order_of(a->run + run, k), 0, 2);
+            if (state && left % 1024 == 0 && __atomic_load_n(state, __ATOMIC_RELAXED) >> 32 != before) return;
         }
 }
 
@@ -451,8 +444,11 @@ static Then then_of(const MatmulJob *j, int i, int64_t stride, int64_t end, int 
     Then then = {.end = rows_before(w, stride, end)};
     if (end > w->rows * stride && i + 1 < j->n_out) {
         then.at = j->out[i + 1].w->data, then.between = quarter_of(j, i + 1);
-    } else {
-        begin_of(j->ahead, thread, &then);
+    } else if (j->ahead) {
+        int run;
+        const int64_t k = begin_of(j->ahead, thread, &run) / (4 * LINE) * 4 * LINE;
+        const Run *r = j->ahead->run + run;
+        if (run < RUNS) then.at = in_order_of(r, k), then.between = r->quarter;
     }
     return then;
 }
@@ -514,14 +510,6 @@ static const Ahead *sweep_order(const MatmulJob *j, int of, Ahead *next) {
     *next = *behind(last_sweep);
     __atomic_store_n(&in_order, 0, __ATOMIC_RELEASE);
     return next;
-}
-
-// The weights of a norm that one token meets.
-static void norm_order(const float *w, int64_t d) {
-    if (__atomic_exchange_n(&in_order, 1, __ATOMIC_ACQUIRE)) return;
-    Ahead *now = behind(last_sweep);
-    now->norm = (const uint8_t *)w, now->norm_bytes = d * (int64_t)sizeof *w;
-    __atomic_store_n(&in_order, 0, __ATOMIC_RELEASE);
 }
 
 // The inputs of a matmul, each once, with what its matrices ask of it; the bytes of all weights.
@@ -605,7 +593,7 @@ void matmul_heads(Scratch *s, int64_t n, int64_t heads, int64_t n_kv, const Mat 
     Linear out[MAX_OUT];
     for (int64_t i = 0; i < heads; i++) {
         const int64_t k = i % MAX_OUT, g = i / (heads / n_kv);
-        part[k] = (Mat){(const char *)w->data + g * rows * stride_of(w), rows, w->cols, w->type};
+        part[k] = mat_rows(w, g * rows, rows);
         out[k] = (Linear){part + k, x + i * n * w->cols, y + i * rows};
         if (k + 1 == MAX_OUT || i + 1 == heads) products(s, n, out, (int)k + 1, heads * rows);
     }
@@ -750,7 +738,6 @@ static void norm_part(void *ctx, int64_t begin, int64_t end, int thread) {
 }
 
 void norm_rows(float *y, const float *x, Norm w, int64_t n, int64_t d, float eps) {
-    if (n == 1) norm_order(w.w, d);
     parallel_for(n, rows_grain(d), norm_part, &(NormJob){y, x, w, d, eps});
 }
 
