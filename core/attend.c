@@ -138,15 +138,15 @@ static void get_key(const Cache *c, int64_t g, int64_t p, int64_t c0, int64_t n,
     }
 }
 
-static void store_keys(Cache *c, int64_t pos, int64_t n, const float *k, int64_t k_row) {
+// Of n positions from pos on, the keys of KV head g, the first at k and each `step` behind the last.
+static void store_keys(Cache *c, int64_t g, int64_t pos, int64_t n, const float *k, int64_t step) {
     KeyPart row;
-    for (int64_t g = 0; g < c->n_kv; g++)
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t at = 0; at < c->k_width; at += KEY_PART) {
-                const int64_t cols = least(c->k_width - at, KEY_PART);
-                store_row(c->type, k + (i * c->n_kv + g) * k_row + at, &row, cols);
-                put_key(c, g, pos + i, at, cols, &row);
-            }
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t at = 0; at < c->k_width; at += KEY_PART) {
+            const int64_t cols = least(c->k_width - at, KEY_PART);
+            store_row(c->type, k + i * step + at, &row, cols);
+            put_key(c, g, pos + i, at, cols, &row);
+        }
 }
 
 void cache_keys(const Cache *c, int64_t g, int64_t pos, int64_t n, float *k) {
@@ -159,35 +159,41 @@ void cache_keys(const Cache *c, int64_t g, int64_t pos, int64_t n, float *k) {
         }
 }
 
-static void store_part(Cache *c, int part, int64_t pos, int64_t n, const float *src) {
+// The same of another part, src (n, rows, width); what all heads share comes with the first.
+static void store_part(Cache *c, int part, int64_t g, int64_t pos, int64_t n, const float *src) {
     int64_t rows, width;
     part_shape(c, part, &rows, &width);
-    for (int64_t i = 0; i < n && width > 0; i++)
-        for (int64_t g = 0; g < rows; g++) {
-            const Mat row = cache_rows(c, part, g, pos + i, 1);
-            store_row(c->type, src + (i * rows + g) * width, (void *)(uintptr_t)row.data, width);
-        }
+    for (int64_t i = 0; i < n && width > 0 && g < rows; i++) {
+        const Mat row = cache_rows(c, part, g, pos + i, 1);
+        store_row(c->type, src + (i * rows + g) * width, (void *)(uintptr_t)row.data, width);
+    }
 }
 
-// A tile of positions at a time: no two threads write to one.
+// A tile of positions of a KV head at a time: no two threads write to one.
 typedef struct { Cache *c; int64_t pos, n, k_row; const float *k, *v, *z; } StoreJob;
 
 static void store_tiles(void *ctx, int64_t begin, int64_t end, int thread) {
     const StoreJob *j = ctx;
     Cache *c = j->c;
-    const int64_t first = j->pos / KEY_TILE, pos = most(j->pos, (first + begin) * KEY_TILE);
-    const int64_t n = least(j->pos + j->n, (first + end) * KEY_TILE) - pos, at = pos - j->pos;
     (void)thread;
-    store_keys(c, pos, n, j->k + at * c->n_kv * j->k_row, j->k_row);
-    store_part(c, VALUES, pos, n, j->v + at * (c->latent ? 1 : c->n_kv) * c->v_width);
-    if (!c->shared && c->z_width) store_part(c, LATENTS, pos, n, j->z + at * c->z_width);
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t g = i % c->n_kv, tile = j->pos / KEY_TILE + i / c->n_kv;
+        const int64_t pos = most(j->pos, tile * KEY_TILE), at = pos - j->pos;
+        const int64_t n = least(j->pos + j->n, (tile + 1) * KEY_TILE) - pos;
+        store_keys(c, g, pos, n, j->k + (at * c->n_kv + g) * j->k_row, c->n_kv * j->k_row);
+        store_part(c, VALUES, g, pos, n, j->v + at * (c->latent ? 1 : c->n_kv) * c->v_width);
+        if (!c->shared && c->z_width) store_part(c, LATENTS, g, pos, n, j->z + at * c->z_width);
+    }
 }
 
 void cache_store(Cache *c, int64_t pos, int64_t n, const float *k, int64_t k_row, const float *v,
                  const float *z) {
-    enum { TILES = 2 };                        // at least, of a thread
+    enum { NUMBERS = 1024 };                   // at least, of a thread
     const int64_t tiles = (pos + n + KEY_TILE - 1) / KEY_TILE - pos / KEY_TILE;
-    parallel_for(tiles, TILES, store_tiles, &(StoreJob){c, pos, n, k_row, k, v, z});
+    int64_t row = c->k_width + (c->latent ? c->v_width / c->n_kv : c->v_width);
+    if (!c->shared) row += c->z_width / c->n_kv;
+    parallel_for(tiles * c->n_kv, NUMBERS / (least(n, KEY_TILE) * row + 1) + 1, store_tiles,
+                 &(StoreJob){c, pos, n, k_row, k, v, z});
 }
 
 // ---- scratch ------------------------------------------------------------------------------------
@@ -577,11 +583,11 @@ void attend(const Attend *a, AttendScratch *s) {
     j.n_chunks = (a->n + j.chunk - 1) / j.chunk;
     j.tasks = j.n_groups * (j.split ? j.n_segments : j.n_chunks);
 
-    // A thread for every 160 k multiply-adds or so: two microseconds.
+    // A thread for every 40 k multiply-adds or so: two microseconds where the cache waits for memory.
     double row = (double)seen * (double)(j.early ? c->k_width + c->z_width + j.width : a->q_width + j.width);
     if (j.early) row += (double)(a->q_width - c->k_width) * (double)c->z_width;      // M^T q
     const double work = (double)a->n * (double)a->n_heads * row;
-    const int64_t useful = work > 163840.0 * 256 ? 256 : (int64_t)(work / 163840) + 1;
+    const int64_t useful = work > 40960.0 * 256 ? 256 : (int64_t)(work / 40960) + 1;
     if (j.split && j.early)
         parallel_for(c->n_kv, (c->n_kv + threads - 1) / threads, absorb_worker, &j);
     parallel_for(least(least(threads, useful), j.tasks), 1, attend_worker, &j);

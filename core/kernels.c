@@ -396,6 +396,14 @@ static void quantise_part(void *ctx, int64_t begin, int64_t end, int thread) {
         if (in->integers) kernels()->quantise(in->x, begin, end, in->cols, &in->act);
 }
 
+// Each input's one token.
+static void quantise_rows(void *ctx, int64_t begin, int64_t end, int thread) {
+    const ActJob *j = ctx;
+    (void)thread;
+    for (const Input *in = j->in + begin; in < j->in + end; in++)
+        if (in->integers) kernels()->quantise_row(in->x, in->cols, &in->row);
+}
+
 static void turn_part(void *ctx, int64_t begin, int64_t end, int thread) {
     const ActJob *j = ctx;
     (void)thread;
@@ -532,6 +540,7 @@ static int64_t find_inputs(MatmulJob *j, bool turned) {
 
 // Quantises and turns the j->n tokens of all inputs, which get their room in scratch one behind the other.
 static void prepare_inputs(MatmulJob *j, const Scratch *s, int64_t cols) {
+    enum { SERIAL = 2048 };                        // numbers of one token at least, of a thread
     char *room = s->q;
     bool integers = false, floats = false;
     for (Input *in = j->in; in < j->in + j->n_in; in++) {
@@ -541,11 +550,11 @@ static void prepare_inputs(MatmulJob *j, const Scratch *s, int64_t cols) {
         else if (in->integers) in->act = act_of(room, j->n, in->cols, in->sums);
         if (in->floats) in->turned = turned_act(room, j->n, in->cols);
         room += whole_vectors(j->n) * room_blocks(in->cols) * (ACT_BLOCK + TURNED_BLOCK);
-        if (in->integers && j->alone) kernels()->quantise_row(in->x, in->cols, &in->row);
     }
     ActJob a = {j->in, j->n_in, j->n};
     const int64_t lanes = kernels()->lanes;
-    if (integers && !j->alone) parallel_for(j->n, GRAIN / (cols + 1) + 1, quantise_part, &a);
+    if (integers && j->alone) parallel_for(j->n_in, SERIAL * j->n_in / (cols + 1) + 1, quantise_rows, &a);
+    else if (integers) parallel_for(j->n, GRAIN / (cols + 1) + 1, quantise_part, &a);
     if (floats) parallel_for((j->n + lanes - 1) / lanes, GRAIN / (cols * lanes + 1) + 1, turn_part, &a);
 }
 

@@ -3,8 +3,9 @@
 
 // A block of 32 activations as 16-bit integers 256 q + l and their scale, NaN where one of them is no
 // number; a block so small that its scale would not be a normal float is 0. q, l, and what they stand for
-// together.
+// together. l keeps to -127 .. 127: AVX2 cannot negate -128.
 INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
+    enum { WHOLE = 127 * 256 };
     const vf magic = set1(12582912.0f);    // 1.5 * 2^23: adding it rounds to an integer
     vi most = set1_i(0);                   // without their signs floats are ordered as their bits are,
     for (int i = 0; i < 32; i += LANES)    // and what is no number comes last
@@ -13,19 +14,16 @@ INLINE float round_block(const float *src, int8_t *q, int8_t *l, vi *both) {
     const bool finite = bits < 0x7f800000;
     float max;
     memcpy(&max, &bits, sizeof max);
-    const vf inverse = set1(finite && max >= 127 * 256 * FLT_MIN ? 127 / max : 0);
+    const vf inverse = set1(finite && max >= WHOLE * FLT_MIN ? WHOLE / max : 0);
     for (int i = 0; i < 32; i += LANES) {
-        vf scaled = (finite ? load(src + i) : set1(0)) * inverse;
-        vi high = (vi)(scaled + magic) - (vi)magic;
-        vi rest = (vi)mul_add(scaled - to_float(high), set1(256), magic) - (vi)magic;
-        rest += rest == 128;               // a comparison gives -1 where it is true, so this
-        rest -= rest == -128;              // keeps to -127 .. 127: AVX2 cannot negate -128
+        const vi whole = (vi)mul_add(finite ? load(src + i) : set1(0), inverse, magic) - (vi)magic;
+        const vi high = (whole + 128) >> 8, rest = greater_i(whole - high * 256, set1_i(-127));
         vb bytes = __builtin_convertvector(high, vb), low = __builtin_convertvector(rest, vb);
         memcpy(q + i, &bytes, sizeof bytes);
         memcpy(l + i, &low, sizeof low);
         both[i / LANES] = high * 256 + rest;
     }
-    return finite ? max / 127 / 256 : NAN;
+    return finite ? max / WHOLE : NAN;
 }
 
 // A block's 32 numbers for quant_step: words, or 32 q, then 32 l.

@@ -454,10 +454,29 @@ INLINE float sum(vf a) {
     sum4(a, a, a, a, out);
     return out[0];
 }
+// The half floats at p of `rows` rows, 8 or 1.
+INLINE void row_halves(int rows, const uint8_t *p, int64_t stride, float *to) {
+#if defined(ISA_AVX512) || defined(ISA_AVX2)
+    if (rows == 8) {
+        #define ROW(r) (short)load_u16(p + (r) * stride)
+        const __m128i all = _mm_setr_epi16(ROW(0), ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7));
+        #undef ROW
+        _mm256_storeu_ps(to, _mm256_cvtph_ps(all));
+        return;
+    }
+#endif
+    EACH(r, rows, 8) to[r] = half(p + r * stride);
+}
 // The largest, and the sum, of all lanes.
 INLINE int32_t largest(vi a) {
 #if defined(ISA_AVX512)
     return _mm512_reduce_max_epi32((__m512i)a);
+#elif defined(ISA_AVX2)
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)a), _mm256_extracti128_si256((__m256i)a, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+#elif defined(ISA_NEON)
+    return vmaxvq_s32((int32x4_t)a);
 #else
     int32_t max = a[0];
     for (int i = 1; i < LANES; i++) max = a[i] > max ? a[i] : max;

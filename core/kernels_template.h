@@ -178,21 +178,32 @@ static void add_rows(int type, const uint8_t *const *w, int64_t rows, int64_t ah
 }
 
 // Quantised rows for one token, `rows` (8 or 1) side by side: y is read and written once for all of them.
+// First the scales of some blocks, which are spread from memory for nothing, but from registers by shuffles.
 INLINE void quant_columns_of(int type, int rows, const uint8_t *src, int64_t stride, const float *x, float *y,
                              int64_t n) {
+    enum { SOME = 32 };
+    const int64_t bytes = block_bytes(type);
     vf xv[8];
     EACH(r, rows, 8) xv[r] = set1(x[r]);
-    for (int64_t at = 0; n > 0; n -= 32, y += 32, at += block_bytes(type)) {
-        vf acc[BLOCK_VECS];
-        EACH(v, BLOCK_VECS, BLOCK_VECS) acc[v] = load(y + v * LANES);
-        EACH(r, rows, 8) {
-            vf block[BLOCK_VECS];
-            const uint8_t *p = src + r * stride + at;
-            __builtin_prefetch(p + rows * stride, 0, 2);
-            block_floats(type, p, block);
-            EACH(v, BLOCK_VECS, BLOCK_VECS) acc[v] = mul_add(xv[r], block[v], acc[v]);
+    for (int64_t some; n > 0; n -= 32 * some, src += some * bytes) {
+        float d[SOME][8], m[SOME][8];
+        some = least(n / 32, SOME);
+        for (int64_t b = 0; b < some; b++) {
+            row_halves(rows, src + b * bytes, stride, d[b]);
+            if (type == T_Q4_1) row_halves(rows, src + b * bytes + 2, stride, m[b]);
         }
-        EACH(v, BLOCK_VECS, BLOCK_VECS) store(y + v * LANES, acc[v]);
+        for (int64_t b = 0; b < some; b++, y += 32) {
+            vf acc[BLOCK_VECS];
+            EACH(v, BLOCK_VECS, BLOCK_VECS) acc[v] = load(y + v * LANES);
+            EACH(r, rows, 8) {
+                vf block[BLOCK_VECS];
+                const uint8_t *p = src + b * bytes + r * stride;
+                __builtin_prefetch(p + rows * stride, 0, 2);
+                block_floats(type, p, set1(d[b][r]), set1(type == T_Q4_1 ? m[b][r] : 0), block);
+                EACH(v, BLOCK_VECS, BLOCK_VECS) acc[v] = mul_add(xv[r], block[v], acc[v]);
+            }
+            EACH(v, BLOCK_VECS, BLOCK_VECS) store(y + v * LANES, acc[v]);
+        }
     }
 }
 static void quant_columns(int type, int64_t n, const uint8_t *src, int64_t stride, int64_t rows,

@@ -19,11 +19,10 @@ INLINE void unpack_floats(int type, const uint8_t *src, float *dst, int64_t n) {
 }
 
 // One block of Q8_0, Q4_0 or Q4_1 as 32 floats. Of the 4-bit types element i is the low nibble of
-// byte i, element 16 + i the high nibble.
+// byte i, element 16 + i the high nibble. d and m are its numbers.
 enum { BLOCK_VECS = 32 / LANES };
 INLINE int64_t block_bytes(int type) { return type == T_Q8_0 ? 34 : type == T_Q4_1 ? 20 : 18; }
-INLINE void block_floats(int type, const uint8_t *src, vf out[BLOCK_VECS]) {
-    const vf d = set1(half(src)), m = type == T_Q4_1 ? set1(half(src + 2)) : set1(0);
+INLINE void block_floats(int type, const uint8_t *src, vf d, vf m, vf out[BLOCK_VECS]) {
     if (type == T_Q8_0) {
         EACH(v, BLOCK_VECS, BLOCK_VECS)
             out[v] = d * to_float(widen(*(const vb_mem *)(src + 2 + v * LANES)));
@@ -40,7 +39,7 @@ INLINE void block_floats(int type, const uint8_t *src, vf out[BLOCK_VECS]) {
 INLINE void unpack_blocks(int type, const uint8_t *src, float *dst, int64_t n) {
     for (; n > 0; n -= 32, src += block_bytes(type), dst += 32) {
         vf block[BLOCK_VECS];
-        block_floats(type, src, block);
+        block_floats(type, src, set1(half(src)), set1(type == T_Q4_1 ? half(src + 2) : 0), block);
         EACH(v, BLOCK_VECS, BLOCK_VECS) store(dst + v * LANES, block[v]);
     }
 }
