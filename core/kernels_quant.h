@@ -104,18 +104,20 @@ INLINE vf quant_group(int type, const uint8_t *const block[GROUP], int64_t b, co
 }
 
 // The last blocks of four rows, from block b on, where they fill no group: `left` of each, 1 or 2. Those of
-// several rows are one, and a row's lanes of it are added to the first of its sum.
+// several rows are one, and are added to the quarters of the rows' sums.
 INLINE void quant_ends(int type, int left, const uint8_t *const row[4], const uint8_t *const fetch[4],
-                       int64_t b, const RowAct *x, vf acc[4]) {
+                       int64_t b, const RowAct *x, vf *quarter) {
     const int64_t bytes = block_bytes(type);
-    const int together = GROUP / left;
-    for (int r = 0; r < 4; r += together) {
+    const int together = GROUP > left ? GROUP / left : 1;
+    vf sum[4];
+    EACH(k, 4 / together, 4) {
         const uint8_t *block[GROUP];
-        EACH(j, GROUP, 4) block[j] = row[r + j / left] + (b + j % left) * bytes;
-        EACH(j, together, 4) __builtin_prefetch(fetch[r + j] + b * bytes, 0, 3);
-        const vf sum = quant_group(type, block, b, x, set1(0));
-        EACH(j, together, 4) acc[r + j] += piece(sum, 4 * left * j, 4 * left);
+        EACH(j, GROUP, 4) block[j] = row[k * together + j / left] + (b + j % left) * bytes;
+        EACH(j, together, 4) __builtin_prefetch(fetch[k * together + j] + b * bytes, 0, 3);
+        sum[k] = quant_group(type, block, b, x, set1(0));
     }
+    if (left == 2) sum[0] = pair_quarters(sum[0], sum[1]);
+    EACH(k, 4 / GROUP, 4) quarter[k] += sum[k];
 }
 
 // Q8_0 waits for memory and takes one row at a time; the 4-bit types wait for loads, which two rows share.
@@ -129,7 +131,7 @@ INLINE void quant_row_of(int type, const Mat *w, int64_t r0, int64_t r1, const R
     for (int64_t g = 0; g < f.groups; g++) {
         const uint8_t *row[4], *fetch[4], *block[GROUP];
         int64_t to[4];
-        vf acc[4];
+        vf acc[4], quarter[4 / GROUP];
         float out[4];
         four_rows(&f, g, to, row, fetch);
         UNROLL
@@ -145,13 +147,14 @@ INLINE void quant_row_of(int type, const Mat *w, int64_t r0, int64_t r1, const R
                         acc[i + r] = quant_group(type, block, b, x, acc[i + r]);
                     }
         }
-        if (left == 1) quant_ends(type, 1, row, fetch, whole, x, acc);
-        else if (left == 2) quant_ends(type, 2, row, fetch, whole, x, acc);
-        else for (int i = 0; i < 4 && left; i++) {
+        for (int i = 0; i < 4 && left > 2; i++) {
             EACH(j, GROUP, 4) block[j] = row[i] + least(whole + j, blocks - 1) * bytes;
             acc[i] = quant_group(type, block, whole, x, acc[i]);
         }
-        sum4(acc[0], acc[1], acc[2], acc[3], out);
+        quarters(acc, quarter);
+        if (left == 1) quant_ends(type, 1, row, fetch, whole, x, quarter);
+        else if (left == 2) quant_ends(type, 2, row, fetch, whole, x, quarter);
+        sum_quarters(quarter, out);
         for (int i = 0; i < 4 && to[i] < f.rows; i++) y[to[i]] = out[i];
     }
 }

@@ -81,8 +81,10 @@ INLINE uint64_t load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v
 //                          bytes, one row a lane
 //   place_words(a, to)     32 integers of 16 bits: of every four the first and third, then the others
 //   halves                 the half float in the low 16 bits of each lane
-//   piece(a, from, n)      lanes from .. from + n come first, zeros behind them
-//   block_group            the weights of GROUP = LANES / 4 quantised blocks as they stand: w[0] the first 16
+//   quarters(a, f)         of four vectors a, the sums of the lanes l, l + 4, ...: four lanes of each,
+//                          GROUP = LANES / 4 to a vector; pair_quarters: of two vectors of halves
+//   sum_quarters(f, out)   out[0..3] = the sums of those four lanes of each
+//   block_group            the weights of GROUP quantised blocks as they stand: w[0] the first 16
 //                          of every block, w[1] the others; d, m: its block's numbers in every lane
 
 #if defined(ISA_AVX512) || defined(ISA_AVX2)
@@ -165,10 +167,16 @@ INLINE vf sums(const vf *a) {
     vf q = WITHIN(g[2], g[3], 0x44) + WITHIN(g[2], g[3], 0xee);
     return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
 }
-INLINE vf piece(vf a, int from, int n) {
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __mmask16 first = (__mmask16)((1 << n) - 1);
-    return _mm512_maskz_permutexvar_ps(first, _mm512_add_epi32(lane, _mm512_set1_epi32(from)), a);
+INLINE vf pair_quarters(vf a, vf b) { return QUARTERS(a, b, 0x88) + QUARTERS(a, b, 0xdd); }
+INLINE void quarters(const vf a[4], vf f[1]) {
+    const vf p = QUARTERS(a[0], a[1], 0x44) + QUARTERS(a[0], a[1], 0xee);
+    const vf q = QUARTERS(a[2], a[3], 0x44) + QUARTERS(a[2], a[3], 0xee);
+    f[0] = pair_quarters(p, q);
+}
+INLINE void sum_quarters(const vf f[1], float out[4]) {
+    const vf p = f[0] + (vf)_mm512_permute_ps(f[0], 0x4e), q = p + (vf)_mm512_permute_ps(p, 0xb1);
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, q)));
 }
 INLINE void block_group(int type, const uint8_t *const b[4], vi w[2], vf *d, vf *m) {
     if (type == T_Q8_0) {
@@ -272,10 +280,15 @@ INLINE vf sums(const vf *a) {
 INLINE vf two_halves(const uint8_t *a, const uint8_t *b) {
     return _mm256_set_m128(_mm_set1_ps(half(b)), _mm_set1_ps(half(a)));
 }
-INLINE vf piece(vf a, int from, int n) {
-    (void)n;                                         // 4
-    const __m128 four = from ? _mm256_extractf128_ps(a, 1) : _mm256_castps256_ps128(a);
-    return _mm256_insertf128_ps(_mm256_setzero_ps(), four, 0);
+INLINE vf pair_quarters(vf a, vf b) { return HALVES(a, b, 0x20) + HALVES(a, b, 0x31); }
+INLINE void quarters(const vf a[4], vf f[2]) {
+    f[0] = pair_quarters(a[0], a[1]), f[1] = pair_quarters(a[2], a[3]);
+}
+INLINE void sum_quarters(const vf f[2], float out[4]) {
+    const vf a = WITHIN(f[0], f[1], 0x44) + WITHIN(f[0], f[1], 0xee);      // of rows 0, 2; 1, 3
+    const __m256 b = a + WITHIN(a, a, 0xb1);
+    const __m128 c = _mm_shuffle_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1), 0x88);
+    _mm_storeu_ps(out, _mm_shuffle_ps(c, c, 0xd8));
 }
 INLINE void block_group(int type, const uint8_t *const b[2], vi w[2], vf *d, vf *m) {
     if (type == T_Q8_0) {
@@ -405,7 +418,9 @@ INLINE vf sums(const vf *a) {
     sum4(a[0], a[1], a[2], a[3], out);
     return load(out);
 }
-INLINE vf piece(vf a, int from, int n) { (void)from, (void)n; return a; }
+INLINE vf pair_quarters(vf a, vf b) { (void)b; return a; }         // two blocks never end a group of one
+INLINE void quarters(const vf a[4], vf f[4]) { memcpy(f, a, 4 * sizeof *f); }
+INLINE void sum_quarters(const vf f[4], float out[4]) { sum4(f[0], f[1], f[2], f[3], out); }
 INLINE void block_group(int type, const uint8_t *const b[1], vi w[2], vf *d, vf *m) {
     const uint8_t *p = b[0];
     if (type == T_Q8_0) {

@@ -8,8 +8,8 @@
 //               are added by sum4's tree; chunks are added in order.
 //   turned_rows columns in order, GCHUNK at a time; chunks are added in order.
 //   quant_rows  blocks in order; the integer sum of a block is exact (kernels_quant.h).
-//   quant_row   a lane sums eight columns of every LANES / 4 blocks, in order; one or two last blocks are
-//               added to its first lanes; then sum4's tree.
+//   quant_row   a lane sums eight columns of every LANES / 4 blocks, in order; lanes l, l + 4, ... are added,
+//               then one or two last blocks, summed so; then the four lanes.
 //   columns     rows in order.   gemm: k in order, in steps of GEMM_DEPTH.
 
 #include <float.h>
