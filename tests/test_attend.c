@@ -383,11 +383,61 @@ static int sizes(void) {
     return PASS;
 }
 
+// What is cached has the same bytes for any number of threads and of positions at a time.
+static int stored_by_threads(void) {
+    enum { N = 40, FIRST = 5, HEADS = 16, WIDTH = 128, Z = 96 };
+    static const struct { bool latent, shared; int64_t z_width; } forms[] = {
+        {false, false, 0}, {true, false, 0}, {true, false, Z}, {true, true, Z}, {false, false, Z}};
+    float *k = floats(N * HEADS * WIDTH), *v = floats(N * HEADS * WIDTH), *z = floats(N * Z);
+    fill(k, N * HEADS * WIDTH, 1), fill(v, N * HEADS * WIDTH, 1), fill(z, N * Z, 1);
+    const int before = threads_get();
+    for (int i = 0; i < COUNT(types) * COUNT(forms); i++) {
+        const int form = i / COUNT(types), of[2] = {1, N};
+        const bool latent = forms[form].latent;
+        const int64_t v_row = latent ? Z : HEADS * WIDTH;
+        Cache c[2];
+        size_t total = 0, bytes[3];
+        Err e;
+        for (int w = 0; w < 2; w++) {
+            c[w] = (Cache){.type = types[i % COUNT(types)], .capacity = 3 * KEY_TILE, .n_kv = HEADS,
+                           .k_width = WIDTH, .v_width = latent ? Z : WIDTH, .z_width = forms[form].z_width,
+                           .latent = latent, .shared = forms[form].shared};
+            CHECK(cache_alloc(&c[w], &total, &e) == 0 && cache_size(&c[w], bytes), "%s", e.msg);
+        }
+        threads_set(1);
+        for (int p = 0; p < N; p++)
+            cache_store(&c[0], FIRST + p, 1, k + p * HEADS * WIDTH, WIDTH, v + p * v_row, z + p * Z);
+        float row[WIDTH];
+        for (int at = 0; at < N * HEADS && c[0].type == T_F32; at++) {
+            const int64_t p = FIRST + at / HEADS, g = at % HEADS;
+            cache_keys(&c[0], g, p, 1, row);
+            CHECK(!memcmp(row, k + at * WIDTH, sizeof row), "key %d of head %d", at / HEADS, (int)g);
+            const float *value = (float *)c[0].v + (latent ? p * Z : (g * c[0].capacity + p) * WIDTH);
+            CHECK(!memcmp(value, latent ? v + at / HEADS * Z : v + at * WIDTH, 4 * (size_t)c[0].v_width),
+                  "value %d of head %d", at / HEADS, (int)g);
+        }
+        for (int t = 0; t < 6; t++) {
+            const int n = of[t % 2];
+            threads_set(t / 2 + 1);
+            memset(c[1].k, 0, bytes[0]), memset(c[1].v, 0, bytes[1]), memset(c[1].z, 0, bytes[2]);
+            for (int p = 0; p < N; p += n)
+                cache_store(&c[1], FIRST + p, n, k + p * HEADS * WIDTH, WIDTH, v + p * v_row, z + p * Z);
+            CHECK(!memcmp(c[0].k, c[1].k, bytes[0]) && !memcmp(c[0].v, c[1].v, bytes[1]) &&
+                  !memcmp(c[0].z, c[1].z, bytes[2]), "form %d, %s, %d positions at a time, %d threads", form,
+                  type_info(c[0].type)->name, n, t / 2 + 1);
+        }
+        cache_free(&c[0]), cache_free(&c[1]);
+    }
+    threads_set(before);
+    free(k), free(v), free(z);
+    return PASS;
+}
+
 static const Test tests[] = {
     {"multi_head", multi_head}, {"grouped", grouped}, {"windows", windows}, {"latent", latent},
     {"latent_keys", latent_keys}, {"everything_seen", everything_seen},
     {"far_positions", far_positions}, {"bits", bits}, {"steep_scores", steep_scores},
-    {"sizes", sizes},
+    {"sizes", sizes}, {"stored_by_threads", stored_by_threads},
 };
 
 int main(int argc, char **argv) { return run_tests("attend", tests, COUNT(tests), argc, argv); }
