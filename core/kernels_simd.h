@@ -155,23 +155,19 @@ INLINE void row_groups(vi out[4], const uint8_t *const *row, int64_t off) {
 INLINE vf halves(vi a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)a)); }
 #define QUARTERS(a, b, order) (vf)_mm512_shuffle_f32x4(a, b, order)
 #define WITHIN(a, b, order) (vf)_mm512_shuffle_ps(a, b, order)
-INLINE vf sums(const vf *a) {
-    vf f[8], g[4];
-    UNROLL
-    for (int i = 0; i < 8; i++)
-        f[i] = QUARTERS(a[2 * i], a[2 * i + 1], 0x44) + QUARTERS(a[2 * i], a[2 * i + 1], 0xee);
-    UNROLL
-    for (int i = 0; i < 4; i++)
-        g[i] = QUARTERS(f[2 * i], f[2 * i + 1], 0x88) + QUARTERS(f[2 * i], f[2 * i + 1], 0xdd);
-    vf p = WITHIN(g[0], g[1], 0x44) + WITHIN(g[0], g[1], 0xee);
-    vf q = WITHIN(g[2], g[3], 0x44) + WITHIN(g[2], g[3], 0xee);
-    return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
-}
 INLINE vf pair_quarters(vf a, vf b) { return QUARTERS(a, b, 0x88) + QUARTERS(a, b, 0xdd); }
 INLINE void quarters(const vf a[4], vf f[1]) {
     const vf p = QUARTERS(a[0], a[1], 0x44) + QUARTERS(a[0], a[1], 0xee);
     const vf q = QUARTERS(a[2], a[3], 0x44) + QUARTERS(a[2], a[3], 0xee);
     f[0] = pair_quarters(p, q);
+}
+INLINE vf sums(const vf *a) {
+    vf g[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) quarters(a + 4 * i, g + i);
+    vf p = WITHIN(g[0], g[1], 0x44) + WITHIN(g[0], g[1], 0xee);
+    vf q = WITHIN(g[2], g[3], 0x44) + WITHIN(g[2], g[3], 0xee);
+    return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
 }
 INLINE void sum_quarters(const vf f[1], float out[4]) {
     const vf p = f[0] + (vf)_mm512_permute_ps(f[0], 0x4e), q = p + (vf)_mm512_permute_ps(p, 0xb1);
@@ -268,21 +264,19 @@ INLINE vf halves(vi a) {
 }
 #define HALVES(a, b, order) (vf)_mm256_permute2f128_ps(a, b, order)
 #define WITHIN(a, b, order) (vf)_mm256_shuffle_ps(a, b, order)
-INLINE vf sums(const vf *a) {
-    vf f[4];
-    UNROLL
-    for (int i = 0; i < 4; i++)
-        f[i] = HALVES(a[2 * i], a[2 * i + 1], 0x20) + HALVES(a[2 * i], a[2 * i + 1], 0x31);
-    vf p = WITHIN(f[0], f[1], 0x44) + WITHIN(f[0], f[1], 0xee);
-    vf q = WITHIN(f[2], f[3], 0x44) + WITHIN(f[2], f[3], 0xee);
-    return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
-}
 INLINE vf two_halves(const uint8_t *a, const uint8_t *b) {
     return _mm256_set_m128(_mm_set1_ps(half(b)), _mm_set1_ps(half(a)));
 }
 INLINE vf pair_quarters(vf a, vf b) { return HALVES(a, b, 0x20) + HALVES(a, b, 0x31); }
 INLINE void quarters(const vf a[4], vf f[2]) {
     f[0] = pair_quarters(a[0], a[1]), f[1] = pair_quarters(a[2], a[3]);
+}
+INLINE vf sums(const vf *a) {
+    vf f[4];
+    quarters(a, f), quarters(a + 4, f + 2);
+    vf p = WITHIN(f[0], f[1], 0x44) + WITHIN(f[0], f[1], 0xee);
+    vf q = WITHIN(f[2], f[3], 0x44) + WITHIN(f[2], f[3], 0xee);
+    return WITHIN(p, q, 0x88) + WITHIN(p, q, 0xdd);
 }
 INLINE void sum_quarters(const vf f[2], float out[4]) {
     const vf a = WITHIN(f[0], f[1], 0x44) + WITHIN(f[0], f[1], 0xee);      // of rows 0, 2; 1, 3
